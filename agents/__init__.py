@@ -1,0 +1,1 @@
+"""Who decides and learns: one file per algorithm."""

@@ -1,0 +1,1 @@
+"""The outside world: wire format, Kafka, the dashboard and the embedded broker."""

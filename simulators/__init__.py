@@ -1,0 +1,1 @@
+"""Users who react: batched worlds that agents train in."""

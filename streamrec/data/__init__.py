@@ -1,0 +1,1 @@
+"""The canonical event log: reading, replaying and recording."""

@@ -1,0 +1,1 @@
+"""Session encoders, `History -> [B, D]`: one file each."""

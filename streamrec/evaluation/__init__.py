@@ -1,0 +1,1 @@
+"""Meters, ranking metrics and reports."""

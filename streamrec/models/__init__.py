@@ -1,0 +1,1 @@
+"""Supervised recommenders, `score(history)` and `loss(history, target)`: one file each."""

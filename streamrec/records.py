@@ -1,0 +1,247 @@
+"""The four records that pass through the loop: columnar, every field a tensor with B rows.
+
+Letters used for shapes throughout the project: B users in this wave, L positives kept per user, S skips kept
+per user, K slots of a slate, P policies that answer side by side, N items, C candidates, D width. Item row 0 and
+decision id 0 mean "none".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class Kind(IntEnum):
+    """What an event says. The numbers are stored in logs and checkpoints: append, never renumber."""
+
+    NONE = 0
+    REQUEST = 1
+    """Somebody asks for a slate."""
+    IMPRESSION = 2
+    """An item was shown; as feedback of a slot: shown, and nothing more is known."""
+    CLICK = 3
+    SKIP = 4
+    """The user saw the item and passed over it: an act, not silence."""
+    PURCHASE = 5
+    RATING = 6
+    LEAVE = 7
+    """The user ends the visit."""
+    RETURN = 8
+    """The user is back after having left."""
+
+
+POSITIVE = (Kind.CLICK, Kind.PURCHASE, Kind.RATING)
+"""Kinds that enter the window of positives of a `History`."""
+
+FEEDBACK = (*POSITIVE, Kind.SKIP, Kind.IMPRESSION)
+"""Kinds that answer a decision when they carry its id."""
+
+
+@dataclass
+class Rows:
+    """A record: a dataclass of tensors (or of records) that all have the same number of rows."""
+
+    def __len__(self) -> int:
+        first = getattr(self, fields(self)[0].name)
+        return len(first)
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        """The rows at `index` (bool mask, integer tensor or slice), in every field."""
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """One record with the rows of all `parts`, in order.
+
+        Raises:
+            ValueError: if `parts` is empty, since the widths of the fields would be unknown.
+        """
+        if not parts:
+            raise ValueError(f"{cls.__name__}.cat needs at least one part, got none")
+        if len(parts) == 1:
+            return parts[0]
+        joined: dict[str, Any] = {}
+        for f in fields(cls):
+            columns = [getattr(part, f.name) for part in parts]
+            joined[f.name] = type(columns[0]).cat(columns) if isinstance(columns[0], Rows) else torch.cat(columns)
+        return replace(parts[0], **joined)
+
+    def columns(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the record with its dotted name, nested records included."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Rows):
+                yield from value.columns(f"{prefix}{f.name}.")
+            else:
+                yield f"{prefix}{f.name}", value
+
+
+@dataclass
+class Events(Rows):
+    """What happened, oldest first."""
+
+    user: Tensor  # [B] int64, row of the session store
+    kind: Tensor  # [B] int8, a Kind
+    item: Tensor  # [B] int64, row of the catalogue, 0 = none
+    value: Tensor  # [B] float32, strength of the event: 1 unless the event says otherwise (stars, price, seconds)
+    time: Tensor  # [B] float64, event time, seconds since the epoch
+    decision: Tensor  # [B] int64, the decision this event answers, 0 = none
+    slot: Tensor  # [B] int64, slot of the slate it speaks about, -1 = unknown
+    session: Tensor  # [B] int64, hash of the session id where the stream has one, 0 = cut by the gap in time
+    sent: Tensor  # [B] float64, wall clock when the event was sent, seconds since the epoch, 0 = unknown
+    shown: Tensor  # [B, K] int64, logs only: what the past showed in answer to this request, 0 = empty slot
+    slot_logp: Tensor  # [B, K] float32, logs only: natural log of the propensity per slot, NaN = unknown
+
+    @classmethod
+    def of(
+        cls,
+        user: Tensor,
+        kind: Tensor | Kind,
+        time: Tensor,
+        *,
+        item: Tensor | None = None,
+        value: Tensor | None = None,
+        decision: Tensor | None = None,
+        slot: Tensor | None = None,
+        session: Tensor | None = None,
+        sent: Tensor | None = None,
+        shown: Tensor | None = None,
+        slot_logp: Tensor | None = None,
+    ) -> Events:
+        """Events with every column that is not given at its "none" value. One `Kind` stands for all rows."""
+        n = len(user)
+        if isinstance(kind, Kind):
+            kind = torch.full((n,), int(kind), dtype=torch.int8, device=user.device)
+        zeros = torch.zeros(n, dtype=torch.int64, device=user.device)
+        shown = zeros.new_zeros(n, 0) if shown is None else shown
+        return cls(
+            user=user,
+            kind=kind.to(torch.int8),
+            item=zeros if item is None else item.to(torch.int64),
+            value=torch.ones(n, device=user.device) if value is None else value.to(torch.float32),
+            time=time.to(torch.float64),
+            decision=zeros if decision is None else decision,
+            slot=torch.full_like(zeros, -1) if slot is None else slot.to(torch.int64),
+            session=zeros if session is None else session,
+            sent=torch.zeros(n, dtype=torch.float64, device=user.device) if sent is None else sent,
+            shown=shown,
+            slot_logp=torch.full(shown.shape, torch.nan, device=user.device) if slot_logp is None else slot_logp,
+        )
+
+    @classmethod
+    def empty(cls, slots: int = 0) -> Events:
+        """No events at all: what a source that has nothing yet returns."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return cls.of(nothing, Kind.NONE, nothing, shown=torch.zeros(0, slots, dtype=torch.int64))
+
+    def only(self, *kinds: Kind) -> Events:
+        """The rows whose kind is one of `kinds`, order kept."""
+        mask = torch.zeros_like(self.kind, dtype=torch.bool)
+        for kind in kinds:
+            mask |= self.kind == int(kind)
+        return self[mask]
+
+    def waves(self) -> Iterator[Events]:
+        """Cut into waves: each user at most once in a wave, the order of a user's events kept across waves.
+
+        Scatters into per-user state then never collide, and nobody loops over users in Python. The order between
+        different users inside one call is not kept, which is why a source decides how much one poll hands out.
+        """
+        if len(self) == 0:
+            return
+        rank = rank_within(self.user)
+        sizes = torch.bincount(rank)
+        order = torch.argsort(rank, stable=True)
+        for part in torch.split(order, sizes.tolist()):
+            yield self[part]
+
+
+def rank_within(group: Tensor) -> Tensor:
+    """How many earlier rows have the same value as this row. [B] int64 -> [B] int64."""
+    order = torch.argsort(group, stable=True)
+    ordered = group[order]
+    position = torch.arange(len(group), device=group.device)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    first = torch.cummax(torch.where(starts, position, 0), dim=0).values
+    rank = torch.empty_like(position)
+    rank[order] = position - first
+    return rank
+
+
+@dataclass
+class History(Rows):
+    """What an encoder sees of each user: two windows, because skips outnumber clicks and would push them out."""
+
+    user: Tensor  # [B] int64, row of the session store; a row may be given to another user when users are evicted
+    key: Tensor  # [B] int64, stable hash of the user id, for splits that must survive eviction and restarts
+    time: Tensor  # [B] float64, when this was read, event time, seconds since the epoch
+    items: Tensor  # [B, L] int32, positives, newest last, 0 = empty
+    kinds: Tensor  # [B, L] int8
+    times: Tensor  # [B, L] float64
+    skipped: Tensor  # [B, S] int32, items passed over, newest last, 0 = empty
+    skip_times: Tensor  # [B, S] float64
+    in_session: Tensor  # [B] int64, how many positives the running session has; more than L is possible
+
+
+@dataclass
+class Decision(Rows):
+    """What a policy wants to show, or what was shown."""
+
+    user: Tensor  # [B] int64, row of the session store
+    id: Tensor  # [B] int64, 0 until the loop has numbered it
+    slate: Tensor  # [B, K] int64, catalogue rows, best first, 0 = empty slot
+    logp: Tensor  # [B] float32, natural log of the propensity of the slate, NaN = unknown
+    slot_logp: Tensor  # [B, K] float32, the same per slot given the slots above, NaN = unknown
+    policy: Tensor  # [B] int64, which member decided when several policies share the users, else 0
+    shadow: Tensor  # [B, P, K] int64, what every policy of a panel would have shown; P = 0 without a panel
+
+    @classmethod
+    def of(cls, user: Tensor, slate: Tensor, slot_logp: Tensor | None = None) -> Decision:
+        """A decision not yet numbered. Without `slot_logp` the slate is deterministic: log-propensity 0."""
+        n, k = slate.shape
+        slot_logp = torch.zeros(n, k, device=slate.device) if slot_logp is None else slot_logp
+        zeros = torch.zeros(n, dtype=torch.int64, device=slate.device)
+        slate = slate.to(torch.int64)
+        shadow = slate.new_zeros(n, 0, k)
+        return cls(user, zeros, slate, slot_logp.sum(1), slot_logp, zeros, shadow)
+
+
+@dataclass
+class Transition(Rows):
+    """One decision together with everything that came of it."""
+
+    history: History  # the user when the decision was made
+    shown: Decision  # what was on the screen
+    wanted: Decision  # what our agent wanted there: the same in a simulator, not in a log
+    feedback: Tensor  # [B, K] int8, the Kind per shown slot; IMPRESSION where nobody reacted, NONE = empty slot
+    rewards: Tensor  # [B, K] float32, reward per slot
+    next: History  # the user when the decision was closed
+    time: Tensor  # [B] float64, when it was closed, event time
+    done: Tensor  # [B] bool, the visit ended here
+    sent: Tensor  # [B] float64, wall clock when the event that closed it was sent, 0 = unknown
+
+    @property
+    def reward(self) -> Tensor:
+        """[B] float32, summed over the slots."""
+        return self.rewards.sum(1)
+
+    @property
+    def elapsed(self) -> Tensor:
+        """[B] float64, seconds from decision to close."""
+        return self.time - self.history.time
+
+    def clicked(self) -> Tensor:
+        """[B, K] bool: slots with a positive reaction."""
+        hit = torch.zeros_like(self.feedback, dtype=torch.bool)
+        for kind in POSITIVE:
+            hit |= self.feedback == int(kind)
+        return hit
