@@ -21,14 +21,15 @@ class Catalog:
 
     Args:
         capacity: the most items ever held. Ids beyond it get row 0; the caller reports them.
+        device: where `available` lives.
     """
 
-    def __init__(self, capacity: int = 65_536) -> None:
+    def __init__(self, capacity: int = 65_536, device: torch.device | str = "cpu") -> None:
         if capacity < 1:
             raise ValueError(f"catalog.capacity must be at least 1, got {capacity}")
         self.capacity = capacity
         self.ids: list[str] = [""]
-        self.available = torch.zeros(capacity + 1, dtype=torch.bool)  # [N + 1], may be recommended
+        self.available = torch.zeros(capacity + 1, dtype=torch.bool, device=device)  # [N + 1], may be recommended
         self._row: dict[str, int] = {"": 0}
 
     def __len__(self) -> int:
@@ -39,7 +40,7 @@ class Catalog:
         """Rows of `ids`, new ids appended. [B] int64; 0 for the empty id and when the catalogue is full."""
         known = self._row
         out = np.fromiter((known.get(i, -1) for i in ids), dtype=np.int64, count=len(ids))
-        for at in np.flatnonzero(out < 0):
+        for at in np.flatnonzero(out < 0).tolist():
             out[at] = self._add(ids[at])
         return torch.from_numpy(out)
 
@@ -79,4 +80,4 @@ class Catalog:
         self.ids = ["", *state["ids"]]
         self._row = {item: row for row, item in enumerate(self.ids)}
         self.available.zero_()
-        self.available[: self.size] = state["available"]
+        self.available[: self.size] = state["available"].to(self.available.device)

@@ -74,6 +74,19 @@ class Rows:
             joined[f.name] = type(columns[0]).cat(columns) if isinstance(columns[0], Rows) else torch.cat(columns)
         return replace(parts[0], **joined)
 
+    def allocate(self, rows: int) -> Self:
+        """A record of zeros with `rows` rows and the widths and dtypes of this one: a table to `put` rows into."""
+        made: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            made[f.name] = value.allocate(rows) if isinstance(value, Rows) else value.new_zeros(rows, *value.shape[1:])
+        return replace(self, **made)
+
+    def put(self, index: Tensor, values: Self) -> None:
+        """Overwrite the rows at `index`, in place."""
+        for (_, mine), (_, theirs) in zip(self.columns(), values.columns(), strict=True):
+            mine[index] = theirs
+
     def columns(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the record with its dotted name, nested records included."""
         for f in fields(self):

@@ -1,0 +1,249 @@
+"""The command line. Commands import what they need when they run: `--help` must not wait for torch."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from streamrec.spec import Spec
+
+app = typer.Typer(
+    name="streamrec",
+    help="A streaming recommender that learns while people click.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SpecName = Annotated[str, typer.Argument(help="A spec file, or the name of a shipped one (`streamrec specs`).")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the spec.")]
+RunDir = Annotated[Path | None, typer.Option(help="Where the run leaves its files. Default: runs/<spec>-<time>.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --run-dir.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Seconds = Annotated[float | None, typer.Option(min=0, help="Stop after this many seconds.")]
+Servers = Annotated[str | None, typer.Option(help="A Kafka of yours, host:port[,host:port].")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="NAME=EXPR", help="Where a column of the event format comes from in this log."),
+]
+
+DEFAULT_SERVERS = "127.0.0.1:9092"
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 1 failed, 2 wrong usage or spec."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_usage(error):
+            raise
+        print(f"streamrec: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_usage(error: Exception) -> bool:
+    """Errors that the person at the keyboard can mend; told without a traceback."""
+    names = {"BadSpec", "BadLog", "BrokerUnavailable"}
+    return any(cls.__name__ in names for cls in type(error).__mro__)
+
+
+@app.command()
+def train(
+    spec: SpecName = "train",
+    sets: Sets = None,
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    seconds: Seconds = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train agents in a user simulator."""
+    _run(_load(spec, sets, seconds), spec, run_dir, resume, as_json, quiet)
+
+
+@app.command()
+def consume(
+    spec: SpecName = "consume",
+    bootstrap_servers: Servers = None,
+    embedded: Annotated[bool, typer.Option("--embedded", help="Start the embedded broker at that address.")] = False,
+    sets: Sets = None,
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    seconds: Seconds = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Consume a live event stream: keep sessions, answer, learn."""
+    loaded = _load(spec, sets, seconds)
+    servers = bootstrap_servers or loaded.get("world", {}).get("bootstrap_servers", DEFAULT_SERVERS)
+    loaded["world"]["bootstrap_servers"] = servers
+    if not embedded:
+        _run(loaded, spec, run_dir, resume, as_json, quiet)
+        return
+    from consumers.broker import EmbeddedBroker
+
+    host, _, port = servers.partition(":")
+    with EmbeddedBroker(port=int(port or 9092), host=host) as broker:
+        broker.create_topic(loaded["world"].get("topic", "streamrec.events"), partitions=1)
+        print(f"broker listens on {broker.address}; waiting for events", file=sys.stderr)
+        _run(loaded, spec, run_dir, resume, as_json, quiet)
+
+
+@app.command()
+def replay(
+    spec: SpecName = "replay",
+    log: Annotated[Path | None, typer.Option(help="An event log: Parquet, CSV or JSONL, or a folder of them.")] = None,
+    column: Columns = None,
+    sets: Sets = None,
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    seconds: Seconds = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Replay a recorded log: predict, score, then learn."""
+    loaded = _load(spec, sets, seconds)
+    if log is not None:
+        loaded["world"]["path"] = str(log)
+    if column:
+        loaded["world"]["columns"] = _columns(column)
+    _run(loaded, spec, run_dir, resume, as_json, quiet)
+
+
+@app.command()
+def produce(
+    source: Annotated[str, typer.Argument(help="An event log, or a spec whose simulated users shall play.")],
+    bootstrap_servers: Servers = DEFAULT_SERVERS,
+    topic: Annotated[str, typer.Option(help="Where the events go.")] = "streamrec.events",
+    column: Columns = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Send only this many events of a log.")] = None,
+    seconds: Seconds = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Send a log, or simulated users, to Kafka."""
+    from consumers.produce import play, send_log
+
+    servers = bootstrap_servers or DEFAULT_SERVERS
+    if Path(source).exists() and not source.endswith(".toml"):
+        report = send_log(Path(source), servers, topic, _columns(column or []), limit, quiet=quiet)
+    else:
+        report = play(_load(source, sets, None), servers, topic, seconds or 0.0, quiet=quiet)
+    _print(report, as_json)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=5, help="Length of the live part.")] = 90.0,
+    headless: Annotated[bool, typer.Option("--headless", help="No terminal panel and no browser page.")] = False,
+    bootstrap_servers: Servers = None,
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """The main job: simulated users click over Kafka, five policies answer and learn, tastes shift."""
+    from consumers.demo import run_demo
+
+    where = run_dir or _new_run_dir("demo")
+    report = run_demo(where, seconds, headless=headless, servers=bootstrap_servers, resume=resume, sets=sets or [])
+    _print(report, as_json)
+    if report.get("failed"):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(bootstrap_servers: Servers = None, as_json: Json = False) -> None:
+    """Check this machine: packages, threads, broker, disk."""
+    from streamrec.doctor import examine
+
+    findings = examine(bootstrap_servers)
+    if as_json:
+        print(json.dumps(findings))
+    else:
+        for finding in findings["checks"]:
+            print(f"{'ok  ' if finding['ok'] else 'BAD '} {finding['check']}: {finding['says']}")
+    if not findings["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="What to measure: simulator, kafka or loop.")],
+    as_json: Json = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement.")] = 5.0,
+) -> None:
+    """Measure speed as ratios against a limit measured in the same run."""
+    from streamrec.bench import measure
+
+    _print(measure(name, seconds), as_json)
+
+
+@app.command("specs")
+def list_specs() -> None:
+    """Names of the shipped specs, with what they are for."""
+    from streamrec import spec as specs
+
+    for name in specs.shipped():
+        print(f"{name:14} {specs.load(name).get('about', '')}")
+
+
+def _load(name: str, sets: list[str] | None, seconds: float | None) -> Spec:
+    from streamrec import spec as specs
+
+    loaded = specs.load(name, sets or [])
+    if seconds is not None:
+        loaded.setdefault("run", {})["seconds"] = seconds
+    return loaded
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    columns = {}
+    for pair in pairs:
+        name, equals, expression = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--column takes NAME=EXPR, such as --column user=session_id, got {pair!r}")
+        columns[name] = expression
+    return columns
+
+
+def _new_run_dir(name: str) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{Path(name).stem}-{stamp}"
+
+
+def _run(spec: Spec, name: str, run_dir: Path | None, resume: bool, as_json: bool, quiet: bool) -> None:
+    from consumers.panel import Progress
+    from streamrec.experiment import Experiment
+
+    if resume and run_dir is None:
+        raise typer.BadParameter("--resume needs --run-dir, the directory of the run to go on with")
+    where = run_dir or _new_run_dir(name)
+    experiment = Experiment(spec, where, command=shlex.join(["streamrec", *sys.argv[1:]]))
+    if resume and not experiment.resume():
+        raise typer.BadParameter(f"{where} has no usable checkpoint to resume from")
+    with Progress(quiet=quiet, decisions=experiment.settings.decisions) as progress:
+        summary = experiment.run(progress.show)
+    _print(summary, as_json)
+
+
+def _print(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary))
+        return
+    from consumers.panel import print_summary
+
+    print_summary(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""A run: the loop built from a spec, with its directory, checkpoints, metrics and report.
+
+The directory holds `spec.toml`, `metrics.jsonl` (one JSON object a second), `checkpoints/`, `summary.json` and
+`report.html`. Dashboards read `metrics.jsonl` only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from streamrec import checkpoint
+from streamrec import spec as specs
+from streamrec.build import BadSpec, build, did_you_mean
+from streamrec.catalog import Catalog
+from streamrec.evaluation.report import recovery, write_report
+from streamrec.loop import Loop, policy_names
+from streamrec.ports import State
+from streamrec.sessions import SessionStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Settings:
+    """The `[run]` table.
+
+    Attributes:
+        decisions: stop once this many decisions have closed; 0 = when the world is over.
+        seconds: stop after this much wall time; 0 = no limit.
+        update_every: closed decisions per learning step.
+        checkpoint_s: wall seconds between checkpoints.
+        metrics_s: wall seconds between lines of `metrics.jsonl`.
+        threads: torch threads; small operations on a shared machine are many times slower with two than with one.
+        device: "auto" takes a GPU where there is one.
+        slate: K, items per decision.
+        marks: texts for the plots by event time in seconds since the epoch, as a string key: {"1700001200" = "shift"}.
+    """
+
+    decisions: int = 0
+    seconds: float = 0.0
+    update_every: int = 512
+    checkpoint_s: float = 30.0
+    metrics_s: float = 1.0
+    threads: int = 1
+    device: str = "auto"
+    slate: int = 10
+    marks: dict[str, str] | None = None
+
+    def torch_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+class Experiment:
+    """One run of one spec.
+
+    Args:
+        spec: tables as in a spec file.
+        run_dir: created if missing; what an earlier run left there is continued with `resume()`.
+        command: the command line, for the report.
+    """
+
+    def __init__(self, spec: specs.Spec, run_dir: Path, command: str = "") -> None:
+        self.spec, self.run_dir, self.command = spec, run_dir, command
+        known = Settings.__dataclass_fields__
+        for key in spec.get("run", {}):
+            if key not in known:
+                raise BadSpec(f"run: there is no setting {key!r}{did_you_mean(key, known)}")
+        self.settings = Settings(**spec.get("run", {}))
+        torch.set_num_threads(self.settings.threads)
+        self.seed = int(spec.get("seed", 0))
+        torch.manual_seed(self.seed)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._context: dict[str, Any] = {
+            "seed": self.seed,
+            "device": self.settings.torch_device(),
+            "slate": self.settings.slate,
+            "run_dir": run_dir,
+        }
+        self.loop = self._build_loop()
+        self.stopped = False  # by a signal
+        self.warm = not spec.get("warm_start")  # the warm start is over, or there is none
+        self._elapsed_s = 0.0  # of earlier lives of this run
+        self._started = time.monotonic()
+        self._written = 0  # bytes of metrics.jsonl
+        self._before: tuple[float, int, int] = (0.0, 0, 0)  # elapsed, events, updates at the last metrics line
+        self._marks = {float(at): text for at, text in (self.settings.marks or {}).items()}
+
+    def _build_loop(self) -> Loop:
+        spec, context = self.spec, self._context
+        for table in ("world", "agent"):
+            if table not in spec:
+                raise BadSpec(f"the spec has no [{table}] table")
+        context["catalog"] = catalog = self._make(Catalog, "catalog")
+        context["sessions"] = self._make(SessionStore, "sessions")
+        agent = build(spec["agent"], context, "agent")
+        context["policies"] = list(policy_names(agent))
+        meters = build(spec.get("meters", {}), context, "meters")
+        world = build(spec["world"], context, "world")
+        limit = self.settings.decisions or None
+        every, device = self.settings.update_every, self.settings.torch_device()
+        return Loop(world, context["sessions"], catalog, agent, meters, every, limit, device)
+
+    def _make(self, cls: type, table: str) -> Any:
+        return build({"use": f"{cls.__module__}.{cls.__qualname__}", **self.spec.get(table, {})}, self._context, table)
+
+    # --- running -----------------------------------------------------------------------------------------------
+
+    def resume(self) -> bool:
+        """Continue from the newest whole checkpoint of the run directory. False: there is none."""
+        found = checkpoint.load_newest(self.run_dir / "checkpoints")
+        if found is None:
+            return False
+        state, path = found
+        self._load(state)
+        log.info("resumed from %s", path)
+        return True
+
+    def run(self, each: Callable[[dict[str, Any]], None] = lambda line: None) -> dict[str, Any]:
+        """Run to the end, or to a signal, and leave checkpoint, metrics and report. Returns the summary.
+
+        Args:
+            each: is given every line of `metrics.jsonl` as it is written.
+        """
+        (self.run_dir / "spec.toml").write_text(specs.dump(self.spec))
+        self._started = time.monotonic()
+        with self._signals():
+            try:
+                self._warm_start(each)
+                self._main(each)
+                self._checkpoint()
+            finally:
+                self.loop.world.close()
+        each(self._write_metrics())
+        return self._finish()
+
+    def _main(self, each: Callable[[dict[str, Any]], None]) -> None:
+        next_line, next_checkpoint = time.monotonic(), time.monotonic() + self.settings.checkpoint_s
+        while not self.stopped and not self._out_of_time() and self.loop.step():
+            now = time.monotonic()
+            if now >= next_line:
+                each(self._write_metrics())
+                next_line = now + self.settings.metrics_s
+            if now >= next_checkpoint:
+                self._checkpoint()
+                next_checkpoint = time.monotonic() + self.settings.checkpoint_s
+
+    def _warm_start(self, each: Callable[[dict[str, Any]], None]) -> None:
+        """Let one policy learn from a log before the run: the loop over another world, with sessions of its own."""
+        if self.warm:
+            return
+        table = dict(self.spec["warm_start"])
+        names, passes = list(policy_names(self.loop.agent)), int(table.get("passes", 1))
+        policy = table.get("policy")
+        members = getattr(self.loop.agent, "agents", {})
+        if policy not in members:
+            raise BadSpec(f"warm_start.policy must name a policy of the agent, got {policy!r}; there is {names}")
+        for _ in range(passes):
+            sessions = self._make(SessionStore, "sessions")
+            world = build(table["world"], self._context | {"sessions": sessions}, "warm_start.world")
+            every, device = self.settings.update_every, self.settings.torch_device()
+            loop = Loop(world, sessions, self.loop.catalog, members[policy], {}, every, None, device)
+            while not self.stopped and loop.step():
+                pass
+            world.close()
+        self.warm = not self.stopped
+
+    def _out_of_time(self) -> bool:
+        return 0 < self.settings.seconds <= self._elapsed()
+
+    def _elapsed(self) -> float:
+        return self._elapsed_s + time.monotonic() - self._started
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends the run after the batch in hand; a second SIGINT ends it at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopped = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # --- what a run leaves ---------------------------------------------------------------------------------------
+
+    def _write_metrics(self) -> dict[str, Any]:
+        elapsed, figures = self._elapsed(), self.loop.read()
+        before, events, updates = self._before
+        span = max(elapsed - before, 1e-9)
+        line = {
+            "t": elapsed,
+            "events_per_s": (figures["events"] - events) / span,
+            "updates_per_s": (figures["updates"] - updates) / span,
+            **figures,
+        }
+        self._before = (elapsed, figures["events"], figures["updates"])
+        due = [at for at in self._marks if figures["time"] is not None and figures["time"] >= at]
+        if due:
+            line["mark"] = ", ".join(self._marks.pop(at) for at in sorted(due))
+        with (self.run_dir / "metrics.jsonl").open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            self._written = file.tell()
+        return line
+
+    def _checkpoint(self) -> None:
+        state = self._state()
+        checkpoint.save(self.run_dir / "checkpoints", state, self.loop.counts["polls"])
+        self.loop.world.commit(state["position"])
+
+    def _state(self) -> State:
+        run = {
+            "elapsed_s": self._elapsed(),
+            "metrics_bytes": self._written,
+            "warm": self.warm,
+            "marks": {str(at): text for at, text in self._marks.items()},
+            "before": list(self._before),
+        }
+        return {**self.loop.state_dict(), "run": run}
+
+    def _load(self, state: State) -> None:
+        run = state["run"]
+        self._elapsed_s, self._written, self.warm = run["elapsed_s"], run["metrics_bytes"], run["warm"]
+        self._marks = {float(at): text for at, text in run["marks"].items()}
+        elapsed, events, updates = run["before"]
+        self._before = (elapsed, int(events), int(updates))
+        self.loop.load_state_dict(state)
+        metrics = self.run_dir / "metrics.jsonl"
+        if metrics.exists():
+            with metrics.open("r+b") as file:
+                file.truncate(self._written)
+
+    def _finish(self) -> dict[str, Any]:
+        lines = [json.loads(line) for line in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
+        last = lines[-1]
+        marked = next((line for line in lines if "mark" in line), None)
+        summary: dict[str, Any] = {
+            "command": self.command,
+            "run_dir": str(self.run_dir),
+            "stopped": self.stopped,
+            "seconds": last["t"],
+            **{key: last[key] for key in ("events", "requests", "decisions", "updates", "items", "dead_letters")},
+            **{key: last[key] for key in ("late", "duplicate", "unknown", "event_to_weights_ms")},
+            **_by_policy(last["meters"]),
+        }
+        if marked is not None:
+            summary["recovery_s"] = recovery(lines, marked["t"])
+        scale = getattr(self.loop.world, "scale", None)
+        if scale is not None:
+            summary["scale"] = scale(summary.get("policies", {}))
+        (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=1))
+        summary["report"] = str(write_report(self.run_dir))
+        return summary
+
+
+def _by_policy(meters: dict[str, Any]) -> dict[str, Any]:
+    """What the meters say, merged: `policies` of a reward meter and `periods`, `total` of a ranking meter."""
+    merged: dict[str, Any] = {}
+    for figures in meters.values():
+        merged |= figures
+    return merged

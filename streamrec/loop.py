@@ -1,0 +1,158 @@
+"""The loop, the only one: simulator training, live consumption and replay differ in the world they are given."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from streamrec.catalog import Catalog
+from streamrec.ports import Agent, Meter, State, World
+from streamrec.records import Events, Kind, Transition
+from streamrec.sessions import SessionStore
+
+
+class Loop:
+    """Polls the world, keeps the sessions, lets the agent decide and learn.
+
+    Order within a wave: reactions meet their decisions, meters see what closed, the agent observes it, then whoever
+    asked gets a decision. Predict, score, then learn: never the reverse.
+
+    Args:
+        world: source of events and sink of decisions.
+        sessions: per-user state.
+        catalog: items.
+        agent: who decides and learns.
+        meters: who measures, by name.
+        update_every: closed decisions per learning step.
+        decisions: stop once this many decisions have closed; None = when the world is over.
+        device: records move there after `poll` and back before `send`.
+        clock: wall clock, seconds since the epoch; only for `event_to_weights_ms`.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        sessions: SessionStore,
+        catalog: Catalog,
+        agent: Agent,
+        meters: dict[str, Meter] | None = None,
+        update_every: int = 512,
+        decisions: int | None = None,
+        device: torch.device | str = "cpu",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if update_every < 1:
+            raise ValueError(f"run.update_every must be at least 1, got {update_every}")
+        self.world, self.sessions, self.catalog, self.agent = world, sessions, catalog, agent
+        self.meters = meters or {}
+        self.update_every, self.limit = update_every, decisions
+        self.device, self.clock = torch.device(device), clock
+        self.counts = {"polls": 0, "events": 0, "requests": 0, "decisions": 0, "updates": 0}
+        self.pending = 0  # closed decisions since the last update
+        self.learning: dict[str, float] = {}  # what the last update of each policy said
+        self.delays_s: deque[float] = deque(maxlen=20_000)  # event sent -> weights that know it, newest last
+        self._unlearned: list[torch.Tensor] = []  # when the events were sent that no update has used yet
+
+    def step(self, timeout_s: float = 0.1) -> bool:
+        """One poll and all that follows from it. False: the run is over, nothing was polled or the world ended."""
+        if self.limit is not None and self.counts["decisions"] >= self.limit:
+            return False
+        events = self.world.poll(timeout_s)
+        if events is None:
+            return False
+        self.counts["polls"] += 1
+        self.counts["events"] += len(events)
+        for wave in events.to(self.device).waves():
+            self._wave(wave)
+        self._learn_from(self.sessions.expire())
+        return True
+
+    def _wave(self, wave: Events) -> None:
+        self._learn_from(self.sessions.take(wave))
+        self.catalog.see(wave.item)
+        asked = wave.only(Kind.REQUEST)
+        if len(asked):
+            self._decide(asked)
+
+    def _decide(self, asked: Events) -> None:
+        self.counts["requests"] += len(asked)
+        history = self.sessions.read(asked.user, asked.time)
+        wanted = self.agent.act(history)
+        wanted.id = self.sessions.number(asked.user)
+        shown = self.world.send(wanted.to("cpu"), asked.to("cpu")).to(self.device)
+        self.sessions.open(shown, wanted, history, asked)
+        self.catalog.see(shown.slate.flatten())
+
+    def _learn_from(self, closed: Transition | None) -> None:
+        if closed is None:
+            return
+        for meter in self.meters.values():
+            meter.see(closed)
+        self.agent.observe(closed)
+        self.counts["decisions"] += len(closed)
+        self.pending += len(closed)
+        self._unlearned.append(closed.sent[closed.sent > 0])
+        while self.pending >= self.update_every:
+            self.pending -= self.update_every
+            self.learning |= self.agent.update()
+            self.counts["updates"] += 1
+            now = self.clock()
+            self.delays_s.extend((now - torch.cat(self._unlearned)).tolist())
+            self._unlearned = []
+
+    def read(self) -> dict[str, Any]:
+        """Counters and what every meter says, as JSON values."""
+        dead = getattr(self.world, "dead_letters", 0)
+        return {
+            **self.counts,
+            **self.sessions.counts,
+            "time": self.sessions.watermark if self.counts["events"] else None,
+            "items": len(self.catalog),
+            "lag": getattr(self.world, "lag", None),
+            "dead_letters": dead,
+            "event_to_weights_ms": self._delays(),
+            "learning": dict(self.learning),
+            "meters": {name: meter.read() for name, meter in self.meters.items()},
+        }
+
+    def _delays(self) -> dict[str, float] | None:
+        if not self.delays_s:
+            return None
+        delays = 1000 * torch.tensor(self.delays_s, dtype=torch.float64)
+        p50, p95 = torch.quantile(delays, torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
+        return {"p50": p50, "p95": p95}
+
+    def state_dict(self) -> State:
+        """Everything needed to go on as if never stopped: one atomic unit with the position in the stream."""
+        self.world.flush()
+        return {
+            "position": self.world.position(),
+            "sessions": self.sessions.state_dict(),
+            "catalog": self.catalog.state_dict(),
+            "agent": self.agent.state_dict(),
+            "meters": {name: meter.state_dict() for name, meter in self.meters.items()},
+            "loop": {"counts": dict(self.counts), "pending": self.pending, "learning": dict(self.learning)},
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a `state_dict()` and seek the world to where it was."""
+        self.catalog.load_state_dict(state["catalog"])
+        self.sessions.load_state_dict(state["sessions"])
+        self.agent.load_state_dict(state["agent"])
+        for name, meter in self.meters.items():
+            meter.load_state_dict(state["meters"][name])
+        loop = state["loop"]
+        self.counts, self.pending, self.learning = dict(loop["counts"]), loop["pending"], dict(loop["learning"])
+        torch.set_rng_state(state["random"])
+        self.world.seek(state["position"])
+
+
+def policy_names(agent: Agent) -> Sequence[str]:
+    """Names of the policies an agent consists of; a lone agent is one policy named after its class."""
+    names: Sequence[str] | None = getattr(agent, "names", None)
+    return names if names is not None else [type(agent).__name__.lower()]

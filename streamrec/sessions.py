@@ -1,0 +1,429 @@
+"""Live sessions as rows of tensors: what each user did lately, and the decision each user has not answered yet."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamrec.ports import State
+from streamrec.records import FEEDBACK, POSITIVE, Decision, Events, History, Kind, Rows, Transition
+
+_STRENGTH = {Kind.IMPRESSION: 1, Kind.SKIP: 2, Kind.CLICK: 3, Kind.RATING: 4, Kind.PURCHASE: 5}
+"""When one slot gets several reactions the strongest one names it; rewards add up."""
+
+
+class Users:
+    """User ids <-> rows 0..capacity-1. When it is full, those not seen for longest make room.
+
+    Args:
+        capacity: the most users held at once.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"sessions.users must be at least 1, got {capacity}")
+        self.capacity = capacity
+        self.ids: list[str | None] = []
+        self.evicted = torch.zeros(0, dtype=torch.int64)  # rows emptied by the last `rows` call
+        self._row: dict[str, int] = {}
+        self._used = np.zeros(capacity, dtype=np.int64)  # tick at which each row was last asked for
+        self._tick = 0
+        self._free: list[int] = []
+
+    def rows(self, ids: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Rows of `ids` [B] and, in order, the rows that were newly given out.
+
+        Raises:
+            ValueError: more different users in one call than the store can hold.
+        """
+        self._tick += 1
+        known = self._row
+        out = np.fromiter((known.get(i, -1) for i in ids), dtype=np.int64, count=len(ids))
+        self._used[out[out >= 0]] = self._tick
+        self.evicted = torch.zeros(0, dtype=torch.int64)
+        fresh: list[int] = []
+        new = np.flatnonzero(out < 0).tolist()
+        if new:
+            names = dict.fromkeys(ids[at] for at in new)
+            self._make_room(len(names))
+            fresh = [self._add(name) for name in names]
+            out[new] = np.fromiter((known[ids[at]] for at in new), dtype=np.int64, count=len(new))
+        return torch.from_numpy(out), fresh
+
+    def _add(self, name: str) -> int:
+        if self._free:
+            row = self._free.pop()
+            self.ids[row] = name
+        else:
+            row = len(self.ids)
+            self.ids.append(name)
+        self._row[name] = row
+        self._used[row] = self._tick
+        return row
+
+    def _make_room(self, needed: int) -> None:
+        missing = needed - len(self._free) - (self.capacity - len(self.ids))
+        if missing <= 0:
+            return
+        idle = np.flatnonzero(self._used[: len(self.ids)] < self._tick)
+        idle = idle[[self.ids[row] is not None for row in idle]]
+        if len(idle) < missing:
+            raise ValueError(
+                f"one batch names {needed} new users but sessions.users = {self.capacity} leaves room for "
+                f"{needed - missing + len(idle)}: raise sessions.users or poll smaller batches"
+            )
+        # A little more than needed at once, so that a full store does not sort its users on every batch.
+        count = min(len(idle), max(missing, self.capacity // 100))
+        oldest = idle[np.argsort(self._used[idle], kind="stable")[:count]]
+        for row in oldest.tolist():
+            self._row.pop(self.ids[row] or "")
+            self.ids[row] = None
+            self._free.append(row)
+        self.evicted = torch.from_numpy(oldest)
+
+    def state_dict(self) -> State:
+        used = torch.from_numpy(self._used[: len(self.ids)].copy())
+        return {"ids": list(self.ids), "used": used, "tick": self._tick, "free": list(self._free)}
+
+    def load_state_dict(self, state: State) -> None:
+        if len(state["ids"]) > self.capacity:
+            raise ValueError(
+                f"the checkpoint holds {len(state['ids'])} users but sessions.users is {self.capacity}: "
+                "raise sessions.users to at least that"
+            )
+        self.ids = list(state["ids"])
+        self._row = {name: row for row, name in enumerate(self.ids) if name is not None}
+        self._used[:] = 0
+        self._used[: len(self.ids)] = state["used"].numpy()
+        self._tick = state["tick"]
+        self._free = list(state["free"])
+
+
+@dataclass
+class _Open(Rows):
+    """Decisions that wait for their reaction, one row per user."""
+
+    history: History
+    shown: Decision
+    wanted: Decision
+    ticket: Tensor  # [U] int64, a log's own number for the decision, negative; 0 = none
+    seen: Tensor  # [U, K] int64, bit per Kind already received for the slot
+    feedback: Tensor  # [U, K] int8, strongest Kind per slot
+    rewards: Tensor  # [U, K] float32
+
+
+class SessionStore:
+    """Per-user state, and the join of feedback with the decision it answers.
+
+    A user has at most one open decision. It is closed into a `Transition` by the user's next request, as soon as
+    every slot has a reaction, when the user leaves, or when `patience_s` of event time pass without either.
+    Slots nobody reacted to are then IMPRESSION: silence is not a skip. Feedback for a decision already closed
+    ("late"), received before ("duplicate") or for a decision never heard of ("unknown") is counted in `counts`
+    and earns nothing; late and unknown clicks still enter the history, because they did happen.
+
+    Args:
+        users: the most users held; beyond it the longest idle make room. Memory is about
+            `users * (26 * length + 24 * skips + 60 * slate)` bytes, touched only for rows in use.
+        length: L, positives kept per user.
+        skips: S, skips kept per user.
+        slate: K, slots of a slate.
+        gap_s: a pause longer than this starts a new session (where the stream names no sessions).
+        patience_s: event time after which an unanswered decision is closed with what there is.
+        reward: weight per kind of feedback; reward of a slot = sum of weight * value.
+        device: where the tables live.
+    """
+
+    def __init__(
+        self,
+        users: int = 100_000,
+        length: int = 20,
+        skips: int = 20,
+        slate: int = 10,
+        gap_s: float = 1800.0,
+        patience_s: float = 1800.0,
+        reward: Mapping[str, float] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        for name, number in (("length", length), ("skips", skips), ("slate", slate)):
+            if number < 1:
+                raise ValueError(f"sessions.{name} must be at least 1, got {number}")
+        self.users = Users(users)
+        self.length, self.skips, self.slots = length, skips, slate
+        self.gap_s, self.patience_s = gap_s, patience_s
+        self.device = torch.device(device)
+        self.watermark = float("-inf")  # newest event time seen
+        self.counts = {"late": 0, "duplicate": 0, "unknown": 0, "evicted_open": 0}
+        self._weights = _reward_table(reward or {"click": 1.0, "purchase": 1.0, "rating": 1.0}).to(self.device)
+        self._next_scan = float("-inf")
+
+        def table(*width: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(users, *width, dtype=dtype, device=self.device)
+
+        self._items, self._kinds = table(length, dtype=torch.int32), table(length, dtype=torch.int8)
+        self._times = table(length, dtype=torch.float64)
+        self._skipped, self._skip_times = table(skips, dtype=torch.int32), table(skips, dtype=torch.float64)
+        self._key, self._session, self._in_session, self._asked = table(), table(), table(), table()
+        self._last = table(dtype=torch.float64)  # event time last heard of
+        self._open_id, self._closed_id, self._closed_ticket = table(), table(), table()
+        self._open: _Open | None = None  # allocated by the first decision, whose widths it takes
+
+    # --- users -------------------------------------------------------------------------------------------------
+
+    def rows(self, ids: Sequence[str]) -> Tensor:
+        """Store rows of user ids, on the CPU. [B] int64. New users get a row; the longest idle may lose theirs."""
+        rows, fresh = self.users.rows(ids)
+        if len(self.users.evicted):
+            self._forget(self.users.evicted.to(self.device))
+        if fresh:
+            keys = [_stable_key(self.users.ids[row] or "") for row in fresh]
+            at = torch.tensor(fresh, device=self.device)
+            self._key[at] = torch.tensor(keys, device=self.device)
+        return rows
+
+    def user_ids(self, rows: Tensor) -> list[str]:
+        """The ids that `rows` stand for now. They are personal data: for the wire and the log file only."""
+        ids = self.users.ids
+        return [ids[row] or "" for row in rows.tolist()]
+
+    def _forget(self, rows: Tensor) -> None:
+        self.counts["evicted_open"] += int((self._open_id[rows] != 0).sum())
+        for table in self._tables().values():
+            table[rows] = 0
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def read(self, rows: Tensor, time: Tensor) -> History:
+        """What is known of the users at `rows` [B] at event time `time` [B]."""
+        return History(
+            user=rows,
+            key=self._key[rows],
+            time=time,
+            items=self._items[rows],
+            kinds=self._kinds[rows],
+            times=self._times[rows],
+            skipped=self._skipped[rows],
+            skip_times=self._skip_times[rows],
+            in_session=self._in_session[rows],
+        )
+
+    def number(self, rows: Tensor) -> Tensor:
+        """New decision ids for `rows` [B]: positive, below 2**53 so that every JSON reader keeps them whole.
+
+        An id is a hash of the user and of how often the user has asked. A decision that is made again after a
+        crash has the same id then, whatever batch it falls into, and a front end can drop it.
+        """
+        self._asked[rows] += 1
+        return (_mix(self._key[rows] + self._asked[rows] * 0x5851F42D4C957F2D) & ((1 << 53) - 2)) + 1
+
+    # --- one wave ----------------------------------------------------------------------------------------------
+
+    def take(self, wave: Events) -> Transition | None:
+        """Take in one wave (each user at most once); returns what it closed, None if nothing.
+
+        Reactions are matched with open decisions and, with organic actions, enter the histories. A request closes
+        the decision the user left unanswered.
+        """
+        if len(wave) == 0:
+            return None
+        self.watermark = max(self.watermark, float(wave.time.max()))
+        complete = torch.zeros(len(wave), dtype=torch.bool, device=wave.user.device)
+        fresh = torch.ones_like(complete)
+        answers = (wave.decision != 0) & _is(wave.kind, *FEEDBACK)
+        if bool(answers.any()):
+            fresh[answers], complete[answers] = self._mark(wave[answers])
+        self._touch(wave)
+        self._remember(wave[fresh])
+        leaving = wave.kind == int(Kind.LEAVE)
+        ends = (complete | leaving | (wave.kind == int(Kind.REQUEST))) & (self._open_id[wave.user] != 0)
+        return self._close(wave.user[ends], wave.time[ends], leaving[ends], wave.sent[ends])
+
+    def open(self, shown: Decision, wanted: Decision, history: History, asked: Events) -> None:
+        """Wait for the reaction to `shown`, the answer to the requests `asked`."""
+        n, k = shown.slate.shape
+        opened = _Open(
+            history=history,
+            shown=shown,
+            wanted=wanted,
+            ticket=torch.where(asked.decision < 0, asked.decision, 0),
+            seen=torch.zeros(n, k, dtype=torch.int64, device=self.device),
+            feedback=torch.where(shown.slate > 0, int(Kind.IMPRESSION), 0).to(torch.int8),
+            rewards=(shown.slate > 0) * self._weights[int(Kind.IMPRESSION)],
+        )
+        if self._open is None:
+            self._open = opened.allocate(self.users.capacity)
+        self._open.put(shown.user, opened)
+        self._open_id[shown.user] = shown.id
+
+    def expire(self) -> Transition | None:
+        """Close what nobody answered for `patience_s`, judged by the newest event time: replays are exact."""
+        if self.watermark < self._next_scan or self._open is None:
+            return None
+        self._next_scan = self.watermark + self.patience_s / 8
+        used = len(self.users.ids)
+        waiting = (self._open_id[:used] != 0) & (self._open.history.time[:used] < self.watermark - self.patience_s)
+        rows = torch.nonzero(waiting).squeeze(1)
+        deadline = self._open.history.time[rows] + self.patience_s
+        never = torch.zeros_like(deadline)
+        return self._close(rows, deadline, torch.ones_like(rows, dtype=torch.bool), never)
+
+    def _touch(self, wave: Events) -> None:
+        """Notice new sessions and the passing of time, requests included."""
+        user, last = wave.user, self._last[wave.user]
+        named = wave.session != 0
+        cut = torch.where(named, wave.session != self._session[user], wave.time - last > self.gap_s)
+        self._in_session[user] = torch.where(cut, 0, self._in_session[user])
+        self._session[user] = torch.where(named, wave.session, self._session[user])
+        self._last[user] = torch.maximum(last, wave.time)
+
+    def _remember(self, wave: Events) -> None:
+        liked = wave[_is(wave.kind, *POSITIVE) & (wave.item > 0)]
+        if len(liked):
+            _push(self._items, liked.user, liked.item)
+            _push(self._kinds, liked.user, liked.kind)
+            _push(self._times, liked.user, liked.time)
+            self._in_session[liked.user] += 1
+        passed = wave[(wave.kind == int(Kind.SKIP)) & (wave.item > 0)]
+        if len(passed):
+            _push(self._skipped, passed.user, passed.item)
+            _push(self._skip_times, passed.user, passed.time)
+
+    def _mark(self, answers: Events) -> tuple[Tensor, Tensor]:
+        """Write reactions into the open decisions. Returns [B] bool: not seen before; [B] bool: all slots answered."""
+        user, decision = answers.user, answers.decision
+        fresh, complete = torch.ones_like(user, dtype=torch.bool), torch.zeros_like(user, dtype=torch.bool)
+        if self._open is None:
+            self.counts["unknown"] += len(answers)
+            return fresh, complete
+        open_id = self._open_id[user]
+        same = (decision == open_id) | (decision == self._open.ticket[user])
+        slate = self._open.shown.slate[user]
+        at = slate == answers.item.unsqueeze(1)
+        slot = torch.where(answers.slot >= 0, answers.slot, at.int().argmax(1))
+        inside = (slot < slate.shape[1]) & ((answers.slot >= 0) | at.any(1))
+        match = (open_id != 0) & same & inside
+        closed = (decision == self._closed_id[user]) | (decision == self._closed_ticket[user])
+        self.counts["late"] += int((~match & closed).sum())
+        self.counts["unknown"] += int((~match & ~closed).sum())
+
+        user, slot, kind = user[match], slot[match], answers.kind[match].long()
+        bit = torch.ones_like(kind) << kind
+        again = (self._open.seen[user, slot] & bit) != 0
+        self.counts["duplicate"] += int(again.sum())
+        fresh[match] = ~again
+        user, slot, kind, bit = user[~again], slot[~again], kind[~again], bit[~again]
+        first = self._open.seen[user, slot] == 0
+        silent = self._weights[int(Kind.IMPRESSION)]
+        self._open.seen[user, slot] |= bit
+        self._open.rewards[user, slot] += self._weights[kind] * answers.value[match][~again] - silent * first
+        strength = torch.tensor([_STRENGTH.get(k, 0) for k in Kind], device=self.device)
+        before = self._open.feedback[user, slot].long()
+        stronger = torch.where(strength[kind] > strength[before], kind, before)
+        self._open.feedback[user, slot] = stronger.to(torch.int8)
+        complete[match] = self._answered(answers.user[match])
+        return fresh, complete
+
+    def _answered(self, user: Tensor) -> Tensor:
+        """[B] bool: every slot that shows something has a reaction."""
+        assert self._open is not None
+        reacted = (self._open.seen[user] & ~(1 << int(Kind.IMPRESSION))) != 0
+        return (reacted | (self._open.shown.slate[user] == 0)).all(1)
+
+    def _close(self, rows: Tensor, time: Tensor, done: Tensor, sent: Tensor) -> Transition | None:
+        if len(rows) == 0 or self._open is None:
+            return None
+        opened = self._open[rows]
+        self._closed_id[rows], self._closed_ticket[rows] = self._open_id[rows], opened.ticket
+        self._open_id[rows] = 0
+        return Transition(
+            history=opened.history,
+            shown=opened.shown,
+            wanted=opened.wanted,
+            feedback=opened.feedback,
+            rewards=opened.rewards,
+            next=self.read(rows, time),
+            time=time,
+            done=done,
+            sent=sent,
+        )
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    def _tables(self) -> dict[str, Tensor]:
+        names = ("items", "kinds", "times", "skipped", "skip_times", "key", "session", "in_session", "asked", "last")
+        tables = {name: getattr(self, f"_{name}") for name in (*names, "open_id", "closed_id", "closed_ticket")}
+        return tables | ({} if self._open is None else {f"open.{name}": t for name, t in self._open.columns()})
+
+    def state_dict(self) -> State:
+        used = len(self.users.ids)
+        tables = {name: table[:used].clone() for name, table in self._tables().items()}
+        clock = [self.watermark, self._next_scan]
+        numbers = {"counts": dict(self.counts), "clock": torch.tensor(clock, dtype=torch.float64)}
+        widths = None if self._open is None else [self._open.shown.slate.shape[1], *self._open.wanted.shadow.shape[1:]]
+        return {"users": self.users.state_dict(), "tables": tables, "widths": widths, **numbers}
+
+    def load_state_dict(self, state: State) -> None:
+        self.users.load_state_dict(state["users"])
+        self._open = None if state["widths"] is None else self._empty_open(*state["widths"])
+        used = len(self.users.ids)
+        for name, table in self._tables().items():
+            saved = state["tables"][name]
+            if saved.shape[1:] != table.shape[1:]:
+                raise ValueError(
+                    f"the checkpoint has {name} of width {tuple(saved.shape[1:])}, this run {tuple(table.shape[1:])}: "
+                    "sessions.length, sessions.skips and slate must be what they were"
+                )
+            table.zero_()
+            table[:used] = saved.to(self.device)
+        self.counts = dict(state["counts"])
+        self.watermark, self._next_scan = state["clock"].tolist()
+
+    def _empty_open(self, slots: int, policies: int, wide: int) -> _Open:
+        """A table of open decisions for `slots` shown, and `policies` x `wide` shadow slates."""
+        none = torch.zeros(0, dtype=torch.int64, device=self.device)
+        wanted = Decision.of(none, none.new_zeros(0, wide))
+        wanted.shadow = none.new_zeros(0, policies, wide)
+        shown = Decision.of(none, none.new_zeros(0, slots))
+        shown.shadow = none.new_zeros(0, 0, slots)
+        history = self.read(none, none.to(torch.float64))
+        floats = torch.zeros(0, slots, device=self.device)
+        one = _Open(history, shown, wanted, none, none.new_zeros(0, slots), floats.to(torch.int8), floats)
+        return one.allocate(self.users.capacity)
+
+
+def _is(kind: Tensor, *kinds: Kind) -> Tensor:
+    mask = torch.zeros_like(kind, dtype=torch.bool)
+    for k in kinds:
+        mask |= kind == int(k)
+    return mask
+
+
+def _push(table: Tensor, rows: Tensor, newest: Tensor) -> None:
+    """Shift the windows of `rows` to the left and write `newest` on the right."""
+    table[rows] = torch.cat([table[rows, 1:], newest.to(table.dtype).unsqueeze(1)], dim=1)
+
+
+def _reward_table(weights: Mapping[str, float]) -> Tensor:
+    table = torch.zeros(len(Kind))
+    names = {kind.name.lower(): kind for kind in Kind}
+    for name, weight in weights.items():
+        if name not in names:
+            raise ValueError(f"sessions.reward has no kind {name!r}; kinds are {', '.join(list(names)[1:])}")
+        table[names[name]] = weight
+    return table
+
+
+def _stable_key(user: str) -> int:
+    """63 bits that are the same in every process, unlike Python's own hash of a string."""
+    return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64 (Steele et al., OOPSLA 2014) in wrapping int64 arithmetic."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
