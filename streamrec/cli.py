@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streamrec.lifeline import tie_to_parent
+
 if TYPE_CHECKING:
     from streamrec.spec import Spec
 
@@ -39,7 +41,8 @@ DEFAULT_SERVERS = "127.0.0.1:9092"
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 1 failed, 2 wrong usage or spec."""
+    """Entry point: exit code 0 done (or stopped and resumable), 1 failed, 2 wrong usage or spec."""
+    tie_to_parent()
     try:
         app()
     except Exception as error:

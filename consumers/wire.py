@@ -1,0 +1,376 @@
+"""What travels over Kafka: JSON messages, one object per record, typed and versioned.
+
+An event, on the topic `streamrec.events`; the record's key is the user id, so that a user's events keep their order:
+
+    {"v":1,"user":"u1","kind":"click","item":"i7","time":1700000000.0,"value":1.0,"session":"s3","decision":123,"slot":2}
+
+| field | | meaning |
+|---|---|---|
+| `kind` | needed | request, impression, click, skip, purchase, rating, leave, return; `end` closes a partition |
+| `user` | needed, except for `end` | id of the user, text of 1 to 128 characters |
+| `item` | needed for impression, click, skip, purchase, rating | id of the item, text of 1 to 128 characters |
+| `v` | 1 | version of this format |
+| `time` | the record's timestamp | event time, seconds since the epoch, before the year 2100 |
+| `value` | 1 | strength of the event (stars, price, seconds), between -1e9 and 1e9 |
+| `session` | none | id of the session where the stream has one, up to 128 characters |
+| `decision` | 0 | the decision this event answers, as its message gave it; 0 = none; logs number theirs below 0 |
+| `slot` | -1 | slot of the slate it speaks about, from 0; -1 = unknown |
+| `slate` | none | requests of a log: the items shown then, by slot, "" = an empty slot |
+| `slot_logp` | none | natural log of the propensity of each item of `slate`, null = unknown |
+| `id` | none | requests: comes back in the decision as `request` |
+
+Fields that are not listed are ignored. A message is at most 64 KiB.
+
+A decision, on the topic `streamrec.decisions`, keyed by the user id too:
+
+    {"v":1,"decision":123,"user":"u1","time":1700000000.0,"items":["i1","i4"],"logp":-1.2,"slot_logp":[-0.5,-0.7],
+     "policy":"dqn","request":"r1"}
+
+`logp` and `slot_logp` are null where the policy does not know its propensity; `request` is there if the request had an
+`id`. A decision may arrive twice after a crash, with the same number in `decision`. What cannot be read goes to
+`streamrec.dead-letters` with the original key and value:
+
+    {"v":1,"reason":"Expected `str`, got `int` - at `$.user`","topic":"streamrec.events","partition":0,"offset":42,
+     "key":"u1","value":"{\\"user\\":1}"}
+
+Bytes that are no UTF-8 stand there in base64, under `key64` and `value64` instead of `key` and `value`.
+
+With a standard client:
+
+    echo 'u1:{"v":1,"user":"u1","kind":"request","id":"r1"}' | kcat -P -b 127.0.0.1:9092 -t streamrec.events -K:
+    kcat -C -b 127.0.0.1:9092 -t streamrec.decisions -o beginning -e
+
+or with the one that comes with kafka-python. It sends no keys, which is fine as long as the topic has one partition:
+
+    echo '{"v":1,"user":"u1","kind":"request"}' | python -m kafka.producer -b 127.0.0.1:9092 -t streamrec.events
+    python -m kafka.consumer -b 127.0.0.1:9092 -t streamrec.decisions -C auto_offset_reset=earliest
+
+With the embedded broker kcat works on librdkafka 2.16 and not on the 2.0.2 of Debian 12, which cannot read its list of
+versions.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Final, Literal, get_args
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from streamrec.catalog import Catalog
+from streamrec.records import Decision, Events, Kind
+from streamrec.sessions import SessionStore
+
+MAX_BYTES = 65_536
+"""Longest message."""
+
+MAX_ID = 128
+"""Longest id, in characters."""
+
+MAX_SLOTS = 1000
+"""Most slots of a slate."""
+
+END: Final = "end"
+"""Kind of the message that says: no more will come in this partition."""
+
+Name = Literal["request", "impression", "click", "skip", "purchase", "rating", "leave", "return", "end"]
+Id = Annotated[str, Meta(max_length=MAX_ID)]
+Time = Annotated[float, Meta(ge=0, lt=4_102_444_800)]  # a time in milliseconds is refused by the upper bound
+Value = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Number = Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)]  # beyond that JSON readers round
+Slot = Annotated[int, Meta(ge=-1, lt=MAX_SLOTS)]
+LogP = Annotated[float, Meta(ge=-1e6, le=0)]
+
+_CODES = {kind.name.lower(): int(kind) for kind in Kind}
+NAMES: dict[int, Name] = {_CODES[name]: name for name in get_args(Name) if name != END}
+"""Names on the wire by the number of the `Kind`."""
+_ITEMLESS = frozenset({"request", "leave", "return", END})
+
+
+class Event(msgspec.Struct, omit_defaults=True, gc=False):
+    """One event message; see the module's page for the fields."""
+
+    kind: Name
+    user: Id = ""
+    v: Literal[1] = 1
+    item: Id = ""
+    time: Time | None = None
+    value: Value = 1.0
+    session: Id = ""
+    decision: Number = 0
+    slot: Slot = -1
+    slate: Annotated[list[Id], Meta(max_length=MAX_SLOTS)] = []
+    slot_logp: Annotated[list[LogP | None], Meta(max_length=MAX_SLOTS)] = []
+    id: Id = ""
+
+
+class DecisionMessage(msgspec.Struct, omit_defaults=True):
+    """One decision message; see the module's page for the fields."""
+
+    decision: Annotated[int, Meta(ge=0, le=1 << 53)]
+    user: Id
+    time: float
+    items: Annotated[list[Id], Meta(max_length=MAX_SLOTS)]
+    logp: float | None = None
+    slot_logp: Annotated[list[float | None], Meta(max_length=MAX_SLOTS)] = []
+    policy: str = ""
+    request: Id = ""
+    v: Literal[1] = 1
+
+
+class DeadLetter(msgspec.Struct, omit_defaults=True):
+    """One record that could not be used, with where it came from and why."""
+
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    key: str | None = None
+    value: str | None = None
+    key64: str | None = None
+    value64: str | None = None
+    v: Literal[1] = 1
+
+
+_encoder = msgspec.json.Encoder()
+_event_decoder = msgspec.json.Decoder(Event)
+_decision_decoder = msgspec.json.Decoder(DecisionMessage)
+_dead_letter_decoder = msgspec.json.Decoder(DeadLetter)
+
+
+def encode(message: Event | DecisionMessage | DeadLetter) -> bytes:
+    """The message as JSON, with its version in front so that a reader can choose by it."""
+    return b'{"v":1,' + _encoder.encode(message)[1:]
+
+
+def decode_event(value: bytes | None) -> Event | str:
+    """The event in `value`, or the reason why there is none. Never raises, whatever the bytes are."""
+    if value is None:
+        return "Expected a JSON object, got a record without value"
+    if len(value) > MAX_BYTES:
+        return f"Expected at most {MAX_BYTES} bytes, got {len(value)}"
+    try:
+        event = _event_decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return str(error)
+    except RecursionError:
+        return "JSON is nested too deeply"
+    if not event.user and event.kind != END:
+        return "Object missing required field `user`"
+    if not event.item and event.kind not in _ITEMLESS:
+        return f"Object missing required field `item`, which kind {event.kind!r} needs"
+    if event.slot_logp and len(event.slot_logp) != len(event.slate):
+        return f"Expected {len(event.slate)} values as in `$.slate`, got {len(event.slot_logp)} - at `$.slot_logp`"
+    return event
+
+
+def decode_decision(value: bytes) -> DecisionMessage:
+    """The decision in `value`.
+
+    Raises:
+        msgspec.MsgspecError: the bytes are no decision message.
+    """
+    return _decision_decoder.decode(value)
+
+
+def decode_dead_letter(value: bytes) -> DeadLetter:
+    """The dead letter in `value`.
+
+    Raises:
+        msgspec.MsgspecError: the bytes are no dead letter.
+    """
+    return _dead_letter_decoder.decode(value)
+
+
+def dead_letter(
+    reason: str, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
+) -> DeadLetter:
+    """A dead letter that keeps the original key and value, cut to 64 KiB each."""
+    letter = DeadLetter(reason, topic, partition, offset)
+    letter.key, letter.key64 = _readable(key)
+    letter.value, letter.value64 = _readable(value)
+    return letter
+
+
+def _readable(original: bytes | None) -> tuple[str | None, str | None]:
+    if original is None:
+        return None, None
+    original = original[:MAX_BYTES]
+    try:
+        return original.decode(), None
+    except UnicodeDecodeError:
+        return None, base64.b64encode(original).decode()
+
+
+# --- messages -> Events --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Received:
+    """What a batch of messages came to."""
+
+    events: Events
+    requests: dict[int, list[str]]  # user row -> ids of that user's requests, in order; only if some request has one
+    refused: list[tuple[int, str]]  # index into the batch, reason
+
+
+def to_events(
+    messages: Sequence[Event], sent: Sequence[float], catalog: Catalog, sessions: SessionStore, slate: int
+) -> Received:
+    """Events from decoded messages (none of kind `end`), in order.
+
+    Args:
+        messages: decoded events.
+        sent: wall clock of each record, seconds since the epoch; also the time of events that carry none.
+        catalog: gives items their rows. Messages that name an item it has no room for are refused.
+        sessions: gives users their rows.
+        slate: K, the widest slate of a request. Wider ones are refused.
+    """
+    items = catalog.rows([m.item for m in messages]).tolist()
+    slates = {at: catalog.rows(m.slate) for at, m in enumerate(messages) if m.slate}
+    refused = _refusals(messages, items, slates, catalog, slate)
+    bad = {at for at, _ in refused}
+    keep = [at for at in range(len(messages)) if at not in bad] if bad else range(len(messages))
+    kept = [messages[at] for at in keep] if bad else messages
+    user = sessions.rows([m.user for m in kept])
+    stamps = [sent[at] for at in keep]
+    shown, slot_logp = _slates(kept, [slates.get(at) for at in keep], slate if slates else 0)
+    events = Events(
+        user=user,
+        kind=torch.tensor([_CODES[m.kind] for m in kept], dtype=torch.int8),
+        item=torch.tensor([items[at] for at in keep], dtype=torch.int64),
+        value=torch.tensor([m.value for m in kept], dtype=torch.float32),
+        time=torch.tensor(
+            [stamp if m.time is None else m.time for m, stamp in zip(kept, stamps, strict=True)], dtype=torch.float64
+        ),
+        decision=torch.tensor([m.decision for m in kept], dtype=torch.int64),
+        slot=torch.tensor([m.slot for m in kept], dtype=torch.int64),
+        session=torch.tensor([session_key(m.session) for m in kept], dtype=torch.int64),
+        sent=torch.tensor(stamps, dtype=torch.float64),
+        shown=shown,
+        slot_logp=slot_logp,
+    )
+    return Received(events, _request_ids(kept, user), refused)
+
+
+def _refusals(
+    messages: Sequence[Event], items: list[int], slates: dict[int, Tensor], catalog: Catalog, slots: int
+) -> list[tuple[int, str]]:
+    refused: dict[int, str] = {}
+    full = f"the catalogue is full at catalog.capacity = {catalog.capacity}"
+    if 0 in items:
+        for at, row in enumerate(items):
+            if row == 0 and messages[at].item:
+                refused[at] = f"{full} and item {messages[at].item!r} is new - at `$.item`"
+    for at, rows in slates.items():
+        if len(rows) > slots:
+            refused[at] = f"Expected at most {slots} items as in run.slate, got {len(rows)} - at `$.slate`"
+        elif any(row == 0 and item for row, item in zip(rows.tolist(), messages[at].slate, strict=True)):
+            refused[at] = f"{full} and an item is new - at `$.slate`"
+    return sorted(refused.items())
+
+
+def _slates(messages: Sequence[Event], slates: list[Tensor | None], width: int) -> tuple[Tensor, Tensor]:
+    """[B, width] rows of what logs say was shown, and the log-propensity per slot."""
+    shown = torch.zeros(len(messages), width, dtype=torch.int64)
+    logp = torch.full((len(messages), width), torch.nan)
+    for at, rows in enumerate(slates):
+        if rows is None:
+            continue
+        shown[at, : len(rows)] = rows
+        known = [math.nan if p is None else p for p in messages[at].slot_logp]
+        logp[at, : len(known)] = torch.tensor(known)
+    return shown, logp
+
+
+def _request_ids(messages: Sequence[Event], user: Tensor) -> dict[int, list[str]]:
+    if not any(m.id for m in messages):
+        return {}
+    ids: dict[int, list[str]] = {}
+    for m, row in zip(messages, user.tolist(), strict=True):
+        if m.kind == "request":
+            ids.setdefault(row, []).append(m.id)
+    return ids
+
+
+@lru_cache(maxsize=65_536)
+def session_key(session: str) -> int:
+    """63 bits of a session id, the same in every process; 0 for the empty id."""
+    if not session:
+        return 0
+    return (int.from_bytes(hashlib.blake2b(session.encode(), digest_size=8).digest(), "little") >> 1) or 1
+
+
+# --- Events and Decisions -> messages ------------------------------------------------------------------------------
+
+
+def from_events(
+    events: Events, catalog: Catalog, sessions: SessionStore, ids: Mapping[int, str] | None = None
+) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of the records for `events`, in order. Sessions, of which events hold a hash, are left out.
+
+    Args:
+        events: what happened.
+        catalog: knows the items' ids.
+        sessions: knows the users' ids.
+        ids: ids of requests, by row of `events`.
+    """
+    ids = ids or {}
+    users = sessions.user_ids(events.user)
+    columns = (events.kind, events.item, events.time, events.value, events.decision, events.slot)
+    rows = zip(users, *(c.tolist() for c in columns), strict=True)
+    slates = _shown(events, catalog)
+    for at, (user, kind, item, time, value, decision, slot) in enumerate(rows):
+        message = Event(NAMES[kind], user, 1, catalog.ids[item], time, value, "", decision, slot)
+        if at in ids:
+            message.id = ids[at]
+        if at in slates:
+            message.slate, message.slot_logp = slates[at]
+        yield user.encode(), encode(message)
+
+
+def _shown(events: Events, catalog: Catalog) -> dict[int, tuple[list[str], list[float | None]]]:
+    """Ids and log-propensities of the slates that rows carry, by row."""
+    slates: dict[int, tuple[list[str], list[float | None]]] = {}
+    sizes = (events.shown > 0).sum(1)
+    for at in torch.nonzero(sizes).squeeze(1).tolist():
+        rows = events.shown[at, : int(sizes[at])].tolist()
+        slates[at] = [catalog.ids[row] for row in rows], list(events.slot_logp[at, : len(rows)].tolist())
+    return slates
+
+
+def from_decisions(
+    decision: Decision,
+    asked: Events,
+    catalog: Catalog,
+    sessions: SessionStore,
+    policies: Sequence[str],
+    requests: Sequence[str] = (),
+) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of the records for `decision`, the answer to the requests `asked`, row for row.
+
+    Args:
+        decision: slates, with their propensities and the policy that decided.
+        asked: the requests.
+        catalog: knows the items' ids.
+        sessions: knows the users' ids.
+        policies: names of the policies by `decision.policy`.
+        requests: ids of the requests, "" = none; empty = none has one.
+    """
+    users = sessions.user_ids(decision.user)
+    sizes = ((decision.slate > 0) * torch.arange(1, decision.slate.shape[1] + 1)).amax(1).tolist()
+    columns = (decision.id, decision.slate, decision.logp, decision.slot_logp, decision.policy, asked.time)
+    rows = zip(users, sizes, *(c.tolist() for c in columns), requests or [""] * len(users), strict=True)
+    ids = catalog.ids
+    for user, size, number, slate, logp, slot_logp, policy, time, request in rows:
+        items = [ids[row] for row in slate[:size]]  # slots below the last item are empty
+        name = policies[policy] if policy < len(policies) else str(policy)
+        message = DecisionMessage(number, user, time, items, logp, slot_logp[:size], name, request)
+        yield user.encode(), encode(message)

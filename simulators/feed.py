@@ -1,0 +1,392 @@
+"""A feed of items and thousands of people who scroll through it, all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from simulators.core import Feedback
+from simulators.draws import GOLDEN, keys, mix, uniforms
+from streamrec.ports import State
+from streamrec.records import Kind
+
+_USERS, _TOPICS, _ITEMS, _TASTE, _SHIFT, _SAMPLE, _FIRST, _LATE = range(1, 9)  # streams of randomness
+_STEP = 0x2545F4914F6CDD1D  # odd: keys of successive steps never meet
+_DRIFT = 1000  # first draw of a step that moves tastes; those before belong to slots, leaving and thinking
+_LIKED = (1.0, 0.75, 0.5)  # weights of the topics a person likes
+_MOOD = 0.3  # how much of the mood the newest slate decides
+
+
+class Feed:
+    """People with latent tastes who look at slates, click, skip, get bored, leave, come back and change.
+
+    * Taste: a unit vector near the centres of three topics, popular topics more often. An item is a unit vector near
+      the centre of its topic, and has a quality that everybody agrees on.
+    * Looking: slot k (from 0) is looked at with probability `(k + 1) ** -position_bias` (position-based model, Craswell
+      et al., WSDM 2008).
+    * Click, once looked at: `sigmoid(base + match * <taste, item> + quality - boredom * (s + monotony * sum of s**2))`.
+      s = the item's topic as a share of what was shown lately, the sum is over all topics: a topic one saw enough of
+      is dull, and a feed that always shows the same makes everything in it dull. The second is what a myopic policy
+      cannot see, since it is no reason to prefer one item to another now. Slots count as they are looked at, are
+      forgotten with time constant `recover_s`, and shares are taken of at least three slates.
+    * Skip, once looked at and not clicked: `skip * (1 - <taste, item>) / 2`, so that a skip says something about taste.
+    * Leaving: mood is a moving average of "this slate had a click" (weight 0.3, 1 at the start of a visit); the visit
+      ends after a slate with probability `leave * (1 - mood) ** 2`, and the user is back after an exponential gap.
+    * Tastes drift as a random walk on the sphere, and jump for a share of the users at `shift_at`.
+    * Items arrive at a steady rate and, if wished, go after a while.
+
+    Every effect is off at 0, alone. All draws are counted per user (`simulators.draws`): a user's life does not depend
+    on who else is stepped. States on one device resume to the bit.
+
+    Args:
+        users: U, people.
+        items: items there are at the start, numbered 1..items.
+        topics: T.
+        dim: width of tastes and items.
+        slate: K, slots of a slate.
+        base: log-odds of a click on an average item by somebody who is neutral about it.
+        match: log-odds between a perfect match and a neutral item.
+        quality: standard deviation of the quality of items, log-odds.
+        position_bias: how fast looking falls off with the slot.
+        skip: probability that an item as far from the taste as can be is skipped explicitly.
+        boredom: log-odds that a topic loses which is all that was shown lately.
+        monotony: log-odds that everything loses then, in units of `boredom`.
+        recover_s: time constant of forgetting what was shown, seconds.
+        leave: probability of leaving when the mood is at its worst.
+        gap_s: mean time away, seconds.
+        drift: angle by which a taste wanders off in an hour, radians, if dim is large.
+        shift_at: seconds after the start at which tastes shift.
+        shift_fraction: share of the users who take part in a shift.
+        new_items_per_hour: items that arrive, until there have been `max_items`.
+        life_hours: hours an item stays; those of the start have arrived at the same rate before it.
+        max_items: the most items ever, 0 = `items`, or four times that if items arrive.
+        think_s: mean time between a slate and the next request, seconds.
+        rewards: weight per kind of feedback in lower case, and "leave" per visit ended.
+        seed: the world (topics, items) and, until `reset` with other seeds, its people.
+        device: where the tensors live.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        users: int = 4096,
+        items: int = 1000,
+        topics: int = 20,
+        dim: int = 16,
+        slate: int = 5,
+        base: float = -3.3,
+        match: float = 4.5,
+        quality: float = 0.5,
+        position_bias: float = 0.5,
+        skip: float = 0.5,
+        boredom: float = 1.5,
+        monotony: float = 3.5,
+        recover_s: float = 120.0,
+        leave: float = 0.5,
+        gap_s: float = 1800.0,
+        drift: float = 0.1,
+        shift_at: float = 0.0,
+        shift_fraction: float = 0.5,
+        new_items_per_hour: float = 20.0,
+        life_hours: float = 0.0,
+        max_items: int = 0,
+        think_s: float = 10.0,
+        rewards: Mapping[str, float] | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._settings: dict[str, Any] = {k: v for k, v in locals().items() if k != "self"}
+        _check(self._settings)
+        self.users, self.items, self.topics, self.dim, self.slate = users, items, topics, dim, slate
+        self.base, self.match, self.quality = base, match, quality
+        self.skip, self.boredom, self.monotony, self.recover_s = skip, boredom, monotony, recover_s
+        self.leave, self.gap_s, self.think_s = leave, gap_s, think_s
+        self.drift, self.shift_at, self.shift_fraction = drift, shift_at, shift_fraction
+        self.per_hour, self.life_hours = new_items_per_hour, life_hours
+        self.capacity = max_items or (items * 4 if new_items_per_hour else items)
+        self.device = torch.device(device)
+        self.look = (1.0 + torch.arange(slate, device=self.device)) ** -position_bias  # [K]
+        self._rewards = _reward_table(rewards or {"click": 1.0}).to(self.device)
+        self.shifts = 0
+        self._make_items(seed)
+        self._make_people(seed)
+
+    def _make_items(self, seed: int) -> None:
+        # Drawn on the CPU so that every device has the same world, to the bit.
+        world = torch.tensor([seed])
+        self.centres = _sphere(uniforms(keys(world, _TOPICS), self.topics * self.dim).view(self.topics, self.dim))
+        one = mix(keys(world, _ITEMS) + torch.arange(self.capacity + 1) * GOLDEN)
+        draws = uniforms(one, self.dim + 5)
+        topic = (draws[:, 0] * self.topics).long()
+        self.vectors = normalize(self.centres[topic] + 0.5 * _sphere(draws[:, 5:]))  # [N + 1, D]
+        standard = (draws[:, 1:5].sum(1) - 2) * math.sqrt(3)
+        self.offset = self.base + self.quality * standard  # [N + 1], log-odds of a neutral user
+        self.topic, self.offset = topic.to(self.device), self.offset.to(self.device)
+        self.vectors, self.centres = self.vectors.to(self.device), self.centres.to(self.device)
+
+    def _make_people(self, seed: int) -> None:
+        u, at = self.users, self.device
+        self.key = mix(keys(torch.tensor([seed], device=at), _USERS) + torch.arange(u, device=at) * GOLDEN)
+        self.taste = torch.zeros(u, self.dim, device=at)
+        self.shown = torch.zeros(u, self.topics, device=at)  # slots remembered per topic, as of `time`
+        self.mood = torch.ones(u, device=at)
+        self.time = torch.zeros(u, dtype=torch.float64, device=at)
+        self.steps = torch.zeros(u, dtype=torch.int64, device=at)
+        self.shifted = torch.zeros(u, dtype=torch.bool, device=at)
+        self._settle(torch.arange(u, device=at))
+
+    def _settle(self, users: Tensor) -> None:
+        """Start the lives that the keys of `users` stand for."""
+        self.taste[users] = self._tastes(mix(self.key[users] + _TASTE))
+        self.shown[users], self.mood[users] = 0.0, 1.0
+        self.steps[users], self.shifted[users] = 0, False
+        self.time[users] = _exponential(uniforms(mix(self.key[users] + _FIRST), 1)[:, 0], self.think_s)
+
+    def _tastes(self, key: Tensor) -> Tensor:
+        draws = uniforms(key, len(_LIKED) + self.dim)
+        liked = (self.topics * draws[:, : len(_LIKED)] ** 1.5).long()
+        weights = torch.tensor(_LIKED, device=key.device).view(1, -1, 1)
+        return normalize((self.centres[liked] * weights).sum(1) + 0.35 * _sphere(draws[:, len(_LIKED) :]))
+
+    # --- dynamics ----------------------------------------------------------------------------------------------
+
+    def step(self, users: Tensor, slates: Tensor, time: Tensor | None = None) -> Feedback:
+        """Show `slates` [n, K] of item numbers to `users` [n], each user at most once.
+
+        Args:
+            users: rows.
+            slates: items, best place first; 0 = empty slot.
+            time: seconds since the start at which the slates appear, where they come later than asked for.
+
+        Returns:
+            What they did, rows as `users`. Their clocks stand at their next requests then.
+
+        Raises:
+            ValueError: slates of another shape than [n, K].
+        """
+        if slates.shape != (len(users), self.slate):
+            raise ValueError(f"expected slates of shape {(len(users), self.slate)}, got {tuple(slates.shape)}")
+        users, slates = users.to(self.device), slates.to(self.device)
+        key = self._now(users)
+        taste, shown = self.taste[users], self.shown[users]
+        if time is not None:
+            late = (time.to(self.device) - self.time[users]).clamp_min(0.0)
+            self.time[users] += late
+            taste, shown = self._pass(mix(key + _LATE), taste, shown, late)
+        topic = self.topic[slates]
+        kinds = self._react(key, slates, taste, self._dull(shown).gather(1, topic))
+        leave, think, gap = self._stay(users, key, (kinds == int(Kind.CLICK)).any(1))
+        shown = shown.scatter_add(1, topic, (slates > 0) * self.look)
+        self.taste[users], self.shown[users] = self._pass(key, taste, shown, think + gap)
+        self.time[users] += think + gap
+        self.steps[users] += 1
+        self._keep_date(users)
+        reward = self._rewards[kinds.long()].sum(1) + self._rewards[int(Kind.LEAVE)] * leave
+        return Feedback(kinds, reward, leave, think, gap)
+
+    def _now(self, users: Tensor) -> Tensor:
+        """[n] int64, keys of the randomness of the users' coming steps."""
+        return mix(self.key[users] + self.steps[users] * _STEP)
+
+    def _react(self, key: Tensor, slates: Tensor, taste: Tensor, dull: Tensor) -> Tensor:
+        """[n, K] int8. One draw per slot decides between click, skip and nothing."""
+        affinity = (self.vectors[slates] * taste.unsqueeze(1)).sum(2)
+        click = torch.sigmoid(self.offset[slates] + self.match * affinity - dull)
+        skip = (1 - click) * self.skip * (0.5 - 0.5 * affinity)
+        draw = uniforms(key, self.slate) / self.look
+        kinds = torch.where(draw < click + skip, int(Kind.SKIP), int(Kind.IMPRESSION))
+        kinds = torch.where(draw < click, int(Kind.CLICK), kinds)
+        return torch.where(slates > 0, kinds, int(Kind.NONE)).to(torch.int8)
+
+    def _stay(self, users: Tensor, key: Tensor, pleased: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Who leaves [n] bool, and seconds of thinking and of being away, two of [n] float64."""
+        draws = uniforms(key, 3, self.slate)
+        mood = (1 - _MOOD) * self.mood[users] + _MOOD * pleased
+        leave = draws[:, 0] < self.leave * (1 - mood) ** 2
+        self.mood[users] = torch.where(leave, 1.0, mood)
+        return leave, _exponential(draws[:, 1], self.think_s), _exponential(draws[:, 2], self.gap_s) * leave
+
+    def _share(self, shown: Tensor) -> Tensor:
+        """[n, T] share of each topic in what was shown lately."""
+        return shown / (shown.sum(1, keepdim=True) + 3 * self.look.sum())
+
+    def _dull(self, shown: Tensor) -> Tensor:
+        """[n, T] log-odds that the items of each topic lose."""
+        share = self._share(shown)
+        return self.boredom * (share + self.monotony * (share * share).sum(1, keepdim=True))
+
+    def _pass(self, key: Tensor, taste: Tensor, shown: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
+        """What `seconds` [n] of time do: topics recover, tastes drift."""
+        if self.boredom:
+            shown = shown * torch.exp(-seconds / self.recover_s).to(torch.float32).unsqueeze(1)
+        if self.drift:
+            angle = self.drift * torch.sqrt(seconds / 3600.0).to(torch.float32)
+            noise = (uniforms(key, self.dim, _DRIFT) - 0.5) * math.sqrt(12 / self.dim)
+            taste = normalize(taste + angle.unsqueeze(1) * noise)
+        return taste, shown
+
+    def _keep_date(self, users: Tensor) -> None:
+        """Shift those whose clocks have passed `shift_at`."""
+        if not self.shift_at:
+            return
+        due = users[(self.time[users] >= self.shift_at) & ~self.shifted[users]]
+        self.shifted[due] = True
+        self._shift(due, 0)
+
+    def shift(self) -> None:
+        """Give a share `shift_fraction` of all users a new taste now."""
+        self.shifts += 1
+        self._shift(torch.arange(self.users, device=self.device), self.shifts)
+
+    def _shift(self, users: Tensor, number: int) -> None:
+        key = mix(mix(self.key[users] + _SHIFT) + number)
+        moved = uniforms(key, 1)[:, 0] < self.shift_fraction
+        self.taste[users[moved]] = self._tastes(mix(key[moved] + _TASTE))
+
+    def reset(self, users: Tensor, seeds: Tensor | None = None) -> None:
+        """Put new people into the rows `users` [n].
+
+        Args:
+            users: rows.
+            seeds: [n] int64; equal seeds are equal people with equal futures. None = the next people of these rows.
+        """
+        users = users.to(self.device)
+        self.key[users] = mix(self.key[users] + GOLDEN) if seeds is None else keys(seeds.to(self.device), _USERS)
+        self._settle(users)
+
+    # --- items -------------------------------------------------------------------------------------------------
+
+    def alive(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        """The oldest and the newest item there is: `time` [n] float64, seconds since the start -> two of [n] int64."""
+        hours = time / 3600.0
+        newest = self.items + (self.per_hour * hours).floor().long()
+        oldest = torch.ones_like(newest)
+        if self.life_hours:
+            gone = self.items + (self.per_hour * (hours - self.life_hours)).floor().long()
+            oldest = (gone + 1).clamp(1, self.capacity)
+        return oldest, newest.clamp(max=self.capacity)
+
+    def sample(self, users: Tensor, count: int) -> Tensor:
+        """`count` different items that there are, at random: [n] -> [n, count] int64, 0 where there are too few.
+
+        One of each of `count` equal stretches of the items, laid in a circle that is turned at random: all are
+        different without a search, and equally likely. If there are no more than `count`, every item has its fixed
+        column. The draw belongs to the user's coming step.
+        """
+        users = users.to(self.device)
+        oldest, newest = self.alive(self.time[users])
+        pool = (newest - oldest + 1).unsqueeze(1)
+        edge = torch.arange(count + 1, device=self.device) * pool // count
+        width = edge[:, 1:] - edge[:, :-1]
+        draw = uniforms(mix(self._now(users) + _SAMPLE), count + 1)
+        turn = torch.where(pool > count, (draw[:, -1:] * pool).long(), 0)
+        place = (edge[:, :-1] + (draw[:, :-1] * width).long() + turn) % pool
+        item = oldest.unsqueeze(1) + place
+        return torch.where(width > 0, item, 0)
+
+    def worth(self, users: Tensor, items: Tensor | None = None, foresight: float = 0.0) -> Tensor:
+        """What a policy that sees everything thinks of `items` [n, C] (None = 1..newest): [n, C] float32.
+
+        With foresight 0: the probability of a click now, once looked at; -inf for items that are not there. Showing an
+        item also makes everything duller, in proportion to the share its topic already has (the derivative of the sum
+        of squares), so its index loses `foresight * boredom * monotony * share` in log-odds. The best factor depends on
+        the setting and is found by simulation (`simulators.oracle.tune`).
+        """
+        users = users.to(self.device)
+        taste, shown = self.taste[users], self.shown[users]
+        oldest, newest = (edge.unsqueeze(1) for edge in self.alive(self.time[users]))
+        cost = self._dull(shown) + foresight * self.boredom * self.monotony * self._share(shown)
+        if items is None:
+            items = torch.arange(1, int(newest.max()) + 1, device=self.device).unsqueeze(0)
+            match, cost = taste @ self.vectors[items[0]].T, cost[:, self.topic[items[0]]]
+        else:
+            items = items.to(self.device)
+            match, cost = (self.vectors[items] * taste.unsqueeze(1)).sum(2), cost.gather(1, self.topic[items])
+        p = torch.sigmoid(self.offset[items] + self.match * match - cost)
+        return p.masked_fill((items < oldest) | (items > newest), -torch.inf)
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    def like(self, **changes: object) -> Feed:
+        """A fresh feed with the same settings except `changes`."""
+        return Feed(**{**self._settings, **changes})
+
+    def _tables(self) -> dict[str, Tensor]:
+        names = ("key", "taste", "shown", "mood", "time", "steps", "shifted")
+        return {name: getattr(self, name) for name in names}
+
+    def state_dict(self) -> State:
+        """The people; the world itself follows from the settings."""
+        return {**{name: table.cpu().clone() for name, table in self._tables().items()}, "shifts": self.shifts}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over a `state_dict()` of a feed with the same settings.
+
+        Raises:
+            ValueError: it is of another size.
+        """
+        for name, table in self._tables().items():
+            if state[name].shape != table.shape:
+                raise ValueError(
+                    f"the saved state has {name} of shape {tuple(state[name].shape)}, this feed {tuple(table.shape)}: "
+                    "users, topics and dim must be what they were"
+                )
+            table.copy_(state[name])
+        self.shifts = state["shifts"]
+
+
+def _sphere(draws: Tensor) -> Tensor:
+    """Directions from draws in (0, 1): [n, D] -> [n, D]."""
+    return normalize(draws - 0.5)
+
+
+def _exponential(draws: Tensor, mean: float) -> Tensor:
+    """[n] float64, at least a tenth of a second, whole milliseconds: the same on every device."""
+    return (draws.double().log() * -mean).clamp_min(0.1).mul(1000.0).round().div(1000.0)
+
+
+def _reward_table(weights: Mapping[str, float]) -> Tensor:
+    """[kinds] float32."""
+    table = torch.zeros(len(Kind))
+    for name, weight in weights.items():
+        if name not in ("click", "skip", "impression", "leave"):
+            raise ValueError(f"feed.rewards knows click, skip, impression and leave, got {name!r}")
+        table[Kind[name.upper()]] = weight
+    return table
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for name in ("users", "items", "topics", "dim", "slate"):
+        if settings[name] < 1:
+            raise ValueError(f"feed.{name} must be at least 1, got {settings[name]}")
+    effects = ("position_bias", "boredom", "monotony", "gap_s", "drift", "shift_at")
+    for name in (*effects, "new_items_per_hour", "life_hours", "max_items"):
+        if settings[name] < 0:
+            raise ValueError(f"feed.{name} must not be negative, got {settings[name]}")
+    for name in ("recover_s", "think_s"):
+        if settings[name] <= 0:
+            raise ValueError(f"feed.{name} must be above 0, got {settings[name]}")
+    for name in ("skip", "leave", "shift_fraction"):
+        if not 0 <= settings[name] <= 1:
+            raise ValueError(f"feed.{name} must be between 0 and 1, got {settings[name]}")
+    names = ("items", "slate", "max_items", "life_hours", "new_items_per_hour")
+    _check_items(**{name: settings[name] for name in names})
+
+
+def _check_items(items: int, slate: int, max_items: int, life_hours: float, new_items_per_hour: float) -> None:
+    if items < slate:
+        raise ValueError(f"feed.items must be at least feed.slate = {slate}, got {items}")
+    if max_items and max_items < items:
+        raise ValueError(f"feed.max_items must be at least feed.items = {items}, got {max_items}")
+    if life_hours and new_items_per_hour * life_hours < slate:
+        raise ValueError(
+            f"feed.life_hours * feed.new_items_per_hour must keep at least feed.slate = {slate} items, "
+            f"got {life_hours * new_items_per_hour}"
+        )

