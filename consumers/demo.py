@@ -110,8 +110,8 @@ def _start_consumer(
 
 
 def _start_players(stack: ExitStack, run_dir: Path, address: str, seconds: float) -> subprocess.Popen[bytes]:
-    arguments = ["produce", "demo", "--bootstrap-servers", address, "--seconds", str(seconds), "--json", "--quiet"]
-    arguments += ["--players", "--pace", str(PACE)]
+    arguments = ["produce", "players", "--bootstrap-servers", address, "--seconds", str(seconds), "--json", "--quiet"]
+    arguments += ["--pace", str(PACE)]
     arguments += ["--set", f"world.core.shift_at={PACE * seconds / 3}"]
     child = lifeline.start(arguments, run_dir / "players.log")
     stack.callback(lifeline.stop, child, 10.0)
@@ -145,7 +145,7 @@ def _watch(
         while not done():
             time.sleep(0.1)
     else:
-        Panel(run_dir, seconds=seconds).follow(done)
+        Panel(run_dir).follow(done, seconds)
     if interrupted():
         lifeline.stop(players, 10.0)
         lifeline.stop(consumer)

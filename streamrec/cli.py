@@ -128,6 +128,9 @@ def produce(
     topic: Annotated[str, typer.Option(help="Where the events go.")] = "streamrec.events",
     column: Columns = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Send only this many events of a log.")] = None,
+    pace: Annotated[
+        float | None, typer.Option(min=0, help="Simulated users: seconds of event time per second; default: no wait.")
+    ] = None,
     seconds: Seconds = None,
     sets: Sets = None,
     as_json: Json = False,
@@ -140,7 +143,7 @@ def produce(
     if Path(source).exists() and not source.endswith(".toml"):
         report = send_log(Path(source), servers, topic, _columns(column or []), limit, quiet=quiet)
     else:
-        report = play(_load(source, sets, None), servers, topic, seconds or 0.0, quiet=quiet)
+        report = play(_load(source, sets, None), servers, topic, seconds or 0.0, pace=pace, quiet=quiet)
     _print(report, as_json)
 
 
@@ -225,7 +228,7 @@ def _new_run_dir(name: str) -> Path:
 
 
 def _run(spec: Spec, name: str, run_dir: Path | None, resume: bool, as_json: bool, quiet: bool) -> None:
-    from consumers.panel import Progress
+    from consumers.progress import following
     from streamrec.experiment import Experiment
 
     if resume and run_dir is None:
@@ -234,8 +237,8 @@ def _run(spec: Spec, name: str, run_dir: Path | None, resume: bool, as_json: boo
     experiment = Experiment(spec, where, command=shlex.join(["streamrec", *sys.argv[1:]]))
     if resume and not experiment.resume():
         raise typer.BadParameter(f"{where} has no usable checkpoint to resume from")
-    with Progress(quiet=quiet, decisions=experiment.settings.decisions) as progress:
-        summary = experiment.run(progress.show)
+    with following(where, quiet):
+        summary = experiment.run()
     _print(summary, as_json)
 
 
@@ -243,7 +246,7 @@ def _print(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary))
         return
-    from consumers.panel import print_summary
+    from consumers.progress import print_summary
 
     print_summary(summary)
 

@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,36 +128,33 @@ class Experiment:
         log.info("resumed from %s", path)
         return True
 
-    def run(self, each: Callable[[dict[str, Any]], None] = lambda line: None) -> dict[str, Any]:
-        """Run to the end, or to a signal, and leave checkpoint, metrics and report. Returns the summary.
-
-        Args:
-            each: is given every line of `metrics.jsonl` as it is written.
-        """
+    def run(self) -> dict[str, Any]:
+        """Run to the end, or to a signal, and leave checkpoint, metrics and report. Returns the summary."""
+        (self.run_dir / "summary.json").unlink(missing_ok=True)  # of an earlier life: this run is not finished
         (self.run_dir / "spec.toml").write_text(specs.dump(self.spec))
         self._started = time.monotonic()
         with self._signals():
             try:
-                self._warm_start(each)
-                self._main(each)
+                self._warm_start()
+                self._main()
                 self._checkpoint()
             finally:
                 self.loop.world.close()
-        each(self._write_metrics())
+        self._write_metrics()
         return self._finish()
 
-    def _main(self, each: Callable[[dict[str, Any]], None]) -> None:
+    def _main(self) -> None:
         next_line, next_checkpoint = time.monotonic(), time.monotonic() + self.settings.checkpoint_s
         while not self.stopped and not self._out_of_time() and self.loop.step():
             now = time.monotonic()
             if now >= next_line:
-                each(self._write_metrics())
+                self._write_metrics()
                 next_line = now + self.settings.metrics_s
             if now >= next_checkpoint:
                 self._checkpoint()
                 next_checkpoint = time.monotonic() + self.settings.checkpoint_s
 
-    def _warm_start(self, each: Callable[[dict[str, Any]], None]) -> None:
+    def _warm_start(self) -> None:
         """Let one policy learn from a log before the run: the loop over another world, with sessions of its own."""
         if self.warm:
             return
@@ -200,7 +197,7 @@ class Experiment:
 
     # --- what a run leaves ---------------------------------------------------------------------------------------
 
-    def _write_metrics(self) -> dict[str, Any]:
+    def _write_metrics(self) -> None:
         elapsed, figures = self._elapsed(), self.loop.read()
         before, events, updates = self._before
         span = max(elapsed - before, 1e-9)
@@ -217,7 +214,6 @@ class Experiment:
         with (self.run_dir / "metrics.jsonl").open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             self._written = file.tell()
-        return line
 
     def _checkpoint(self) -> None:
         state = self._state()
@@ -257,6 +253,7 @@ class Experiment:
             "seconds": last["t"],
             **{key: last[key] for key in ("events", "requests", "decisions", "updates", "items", "dead_letters")},
             **{key: last[key] for key in ("late", "duplicate", "unknown", "event_to_weights_ms")},
+            "events_consumed": getattr(self.loop.world, "events_consumed", last["events"]),
             **_by_policy(last["meters"]),
         }
         if marked is not None:

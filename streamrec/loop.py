@@ -100,9 +100,14 @@ class Loop:
             self.pending -= self.update_every
             self.learning |= self.agent.update()
             self.counts["updates"] += 1
-            now = self.clock()
-            self.delays_s.extend((now - torch.cat(self._unlearned)).tolist())
-            self._unlearned = []
+            self._note_delays()
+
+    def _note_delays(self) -> None:
+        """The weights know now what was closed before this update."""
+        now, sent = self.clock(), self._unlearned
+        self._unlearned = []
+        for part in sent:
+            self.delays_s.extend((now - part).tolist())
 
     def read(self) -> dict[str, Any]:
         """Counters and what every meter says, as JSON values."""

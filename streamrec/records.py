@@ -83,8 +83,17 @@ class Rows:
         return replace(self, **made)
 
     def put(self, index: Tensor, values: Self) -> None:
-        """Overwrite the rows at `index`, in place."""
-        for (_, mine), (_, theirs) in zip(self.columns(), values.columns(), strict=True):
+        """Overwrite the rows at `index`, in place.
+
+        Raises:
+            ValueError: a column of another width, which would otherwise be spread over the columns here.
+        """
+        for (name, mine), (_, theirs) in zip(self.columns(), values.columns(), strict=True):
+            if mine.shape[1:] != theirs.shape[1:]:
+                raise ValueError(
+                    f"{name} is {tuple(theirs.shape[1:])} wide, expected {tuple(mine.shape[1:])}: "
+                    "widths must stay what they were with the first rows"
+                )
             mine[index] = theirs
 
     def columns(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -258,3 +267,10 @@ class Transition(Rows):
         for kind in POSITIVE:
             hit |= self.feedback == int(kind)
         return hit
+
+    def as_wanted(self) -> Tensor:
+        """[B] bool: what was shown is what the policy wanted, slot by slot; empty slots on the right do not matter."""
+        shown, wanted = self.shown.slate, self.wanted.slate
+        k = min(shown.shape[1], wanted.shape[1])
+        empty = (shown[:, k:] == 0).all(1) & (wanted[:, k:] == 0).all(1)
+        return (shown[:, :k] == wanted[:, :k]).all(1) & empty

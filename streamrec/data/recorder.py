@@ -33,11 +33,14 @@ class Recorder:
         path: the folder; made if it is not there.
         catalog: gives the item ids.
         sessions: gives the user ids.
+        run_dir: a relative `path` is inside it.
     """
 
-    def __init__(self, world: World, path: Path | str, catalog: Catalog, sessions: SessionStore) -> None:
+    def __init__(
+        self, world: World, path: Path | str, catalog: Catalog, sessions: SessionStore, run_dir: Path = Path()
+    ) -> None:
         self.world, self.catalog, self.sessions = world, catalog, sessions
-        self.path = Path(path).expanduser()
+        self.path = run_dir / Path(path).expanduser()
         self.path.mkdir(parents=True, exist_ok=True)
         self.left_out = 0
         self._parts = 0  # finished parts that belong to this run

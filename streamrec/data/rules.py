@@ -64,76 +64,100 @@ class Fault:
 
 def canonical(raw: pa.RecordBatch, mapping: Mapping[str, Expression]) -> tuple[pa.RecordBatch, list[Fault]]:
     """One batch in the event format, and what is wrong with single rows of it."""
-    faults: list[Fault] = []
-
-    def fault(reason: str, column: str, bad: Mask, expected: str, remedy: str, came: Any = None) -> None:
-        if bad.any():
-            came = came or (lambda at: mapping[column].came(raw, at) if column in mapping else "nothing")
-            faults.append(Fault(reason, column, bad, expected, came, remedy))
-
-    ids = {name: _ids(name, raw, mapping) for name in ("user", "item", "session", "slate")}
-    kind_text, kind = _kinds(raw, mapping["kind"])
-    needs_item = ~np.isin(kind, _ITEMLESS)
-    for name, (_, length) in ids.items():
-        fault("long_id", name, length > MAX_ID, f"an id of at most {MAX_ID} characters", "shorten or hash the ids",
-              came=lambda at, length=length: f"one of {length[at]}")  # fmt: skip
-    remedy = "leave the row out, or map another column"
-    fault("empty_id", "user", ids["user"][1] == 0, f"an id of 1 to {MAX_ID} characters", remedy)
-    fault("empty_id", "item", (ids["item"][1] == 0) & needs_item, f"an id of 1 to {MAX_ID} characters", remedy)
-    fault("unknown_kind", "kind", kind == 0, f"one of {', '.join(KINDS[1:])}", _kind_remedy(kind, kind_text))
-
-    time, _ = mapping["time"].numbers(raw)
-    expected = "a finite number of seconds since the epoch"
-    fault("bad_time", "time", ~np.isfinite(time), expected, 'fix it, or map it, as in columns={"time": "ms/1000"}')
-    value, absent = _optional("value", raw, mapping, 1.0)
-    fault("bad_value", "value", ~absent & ~np.isfinite(value), "a finite number", "fix it or leave it empty")
-    slot, unplaced = _optional("slot", raw, mapping, -1.0)
-    bad_slot = ~unplaced & ~((slot >= 0) & (slot < MAX_SLOTS) & (slot == np.floor(slot)))
-    fault("bad_slot", "slot", bad_slot, f"a whole number from 0 to {MAX_SLOTS - 1}", "number the slots from 0")
-    shown = (kind == int(Kind.IMPRESSION)) & (ids["slate"][1] > 0)
-    fault("no_slot", "slot", shown & unplaced, "the slot of an impression that has a slate", "number the slots from 0")
-    propensity, unknown = _optional("propensity", raw, mapping, np.nan)
-    bad = ~unknown & ~((propensity > 0) & (propensity <= 1))
-    fault("bad_propensity", "propensity", bad, "a probability in (0, 1]", "fix it, or leave it empty if unknown")
-
-    whole = np.where(bad_slot, -1, slot).astype(np.int64)
+    rows = _Rows(raw, mapping)
+    kind = rows.kinds()
+    texts = rows.texts(kind)
+    numbers = rows.numbers(in_slate=pc.not_equal(texts["slate"], "").to_numpy(zero_copy_only=False), kind=kind)
     names = pa.DictionaryArray.from_arrays(pa.array(kind), pa.array(KINDS))
-    text = {name: array for name, (array, _) in ids.items()}
-    arrays = text | {"kind": names, "time": time, "value": value, "slot": whole, "propensity": propensity}
-    return pa.RecordBatch.from_arrays([_arrow(arrays[name]) for name in COLUMNS], schema=SCHEMA), faults
+    columns = texts | {"kind": names} | {name: pa.array(values) for name, values in numbers.items()}
+    return pa.RecordBatch.from_arrays([columns[name] for name in COLUMNS], schema=SCHEMA), rows.faults
 
 
-def _arrow(array: Any) -> pa.Array:
-    return array if isinstance(array, pa.Array) else pa.array(array)
+class _Rows:
+    """The columns of one batch, and what is wrong with them.
 
+    Args:
+        raw: as the file has them.
+        mapping: event column -> where it comes from.
+    """
 
-def _ids(name: str, raw: pa.RecordBatch, mapping: Mapping[str, Expression]) -> tuple[pa.Array, NDArray[np.int64]]:
-    """[rows] text, and its length in characters."""
-    text = mapping[name].texts(raw) if name in mapping else pa.array([""] * raw.num_rows, pa.string())
-    return text, pc.utf8_length(text).to_numpy(zero_copy_only=False)
+    def __init__(self, raw: pa.RecordBatch, mapping: Mapping[str, Expression]) -> None:
+        self.raw, self.mapping = raw, mapping
+        self.faults: list[Fault] = []
 
+    def _fault(
+        self, reason: str, column: str, bad: Mask, expected: str, remedy: str, came: Callable[[int], str] | None = None
+    ) -> None:
+        if bad.any():
+            self.faults.append(Fault(reason, column, bad, expected, came or self._came(column), remedy))
 
-def _kinds(raw: pa.RecordBatch, expression: Expression) -> tuple[pa.Array, NDArray[np.int8]]:
-    text = expression.texts(raw)
-    found = pc.fill_null(pc.index_in(text, value_set=pa.array(KINDS[1:])), -1)
-    return text, (found.to_numpy(zero_copy_only=False) + 1).astype(np.int8)
+    def _came(self, column: str) -> Callable[[int], str]:
+        return lambda at: self.mapping[column].came(self.raw, at) if column in self.mapping else "nothing"
 
+    def kinds(self) -> NDArray[np.int8]:
+        """[rows] numbers of kinds, 0 = unknown."""
+        text = self.mapping["kind"].texts(self.raw)
+        found = pc.fill_null(pc.index_in(text, value_set=pa.array(KINDS[1:])), -1)
+        kind: NDArray[np.int8] = (found.to_numpy(zero_copy_only=False) + 1).astype(np.int8)
+        unknown = kind == 0
+        near = nearest(text[int(unknown.argmax())].as_py(), KINDS[1:]) if unknown.any() else None
+        meant = f"did you mean {near!r}? " if near else ""
+        remedy = f'{meant}to read every row as one kind: columns={{"kind": "\'click\'"}}'
+        self._fault("unknown_kind", "kind", unknown, f"one of {', '.join(KINDS[1:])}", remedy)
+        return kind
 
-def _kind_remedy(kind: NDArray[np.int8], text: pa.Array) -> str:
-    unknown = kind == 0
-    near = nearest(text[int(unknown.argmax())].as_py(), KINDS[1:]) if unknown.any() else None
-    meant = f"did you mean {near!r}? " if near else ""
-    return f'{meant}to read every row as one kind: columns={{"kind": "\'click\'"}}'
+    def texts(self, kind: NDArray[np.int8]) -> dict[str, pa.Array]:
+        """The ids, by column."""
+        itemless = np.isin(kind, _ITEMLESS)
+        return {
+            "user": self._ids("user", np.zeros_like(itemless)),
+            "item": self._ids("item", itemless),
+            "session": self._ids("session", np.ones_like(itemless)),
+            "slate": self._ids("slate", np.ones_like(itemless)),
+        }
 
+    def _ids(self, name: str, may_be_empty: Mask) -> pa.Array:
+        if name not in self.mapping:
+            return pa.array([""] * self.raw.num_rows, pa.string())
+        text = self.mapping[name].texts(self.raw)
+        size = pc.utf8_length(text).to_numpy(zero_copy_only=False)
+        expected, remedy = f"an id of at most {MAX_ID} characters", "shorten or hash the ids"
+        self._fault("long_id", name, size > MAX_ID, expected, remedy, lambda at: f"one of {size[at]}")
+        expected, remedy = f"an id of 1 to {MAX_ID} characters", "leave the row out, or map another column"
+        self._fault("empty_id", name, (size == 0) & ~may_be_empty, expected, remedy)
+        return text
 
-def _optional(
-    name: str, raw: pa.RecordBatch, mapping: Mapping[str, Expression], default: float
-) -> tuple[NDArray[np.float64], Mask]:
-    """[rows] numbers with `default` where the log says nothing; [rows] bool: it says nothing."""
-    if name not in mapping:
-        return np.full(raw.num_rows, default), np.ones(raw.num_rows, dtype=bool)
-    values, missing = mapping[name].numbers(raw)
-    return np.where(missing, default, values), missing
+    def numbers(self, in_slate: Mask, kind: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
+        """Time, value, slot and propensity, by column."""
+        time, _ = self.mapping["time"].numbers(self.raw)
+        expected = "a finite number of seconds since the epoch"
+        remedy = 'fix it, or map it, as in columns={"time": "ms/1000"}'
+        self._fault("bad_time", "time", ~np.isfinite(time), expected, remedy)
+        value, absent = self._optional("value", 1.0)
+        bad = ~absent & ~np.isfinite(value)
+        self._fault("bad_value", "value", bad, "a finite number", "fix it or leave it empty")
+        propensity, unknown = self._optional("propensity", np.nan)
+        bad = ~unknown & ~((propensity > 0) & (propensity <= 1))
+        remedy = "fix it, or leave it empty if unknown"
+        self._fault("bad_propensity", "propensity", bad, "a probability in (0, 1]", remedy)
+        slot = self._slots((kind == int(Kind.IMPRESSION)) & in_slate)
+        return {"time": time, "value": value, "slot": slot, "propensity": propensity}
+
+    def _slots(self, needed: Mask) -> NDArray[np.int64]:
+        slot, unplaced = self._optional("slot", -1.0)
+        bad = ~unplaced & ~((slot >= 0) & (slot < MAX_SLOTS) & (slot == np.floor(slot)))
+        remedy = "number the slots from 0"
+        self._fault("bad_slot", "slot", bad, f"a whole number from 0 to {MAX_SLOTS - 1}", remedy)
+        expected = "the slot of an impression that has a slate"
+        self._fault("no_slot", "slot", needed & unplaced, expected, remedy)
+        return np.where(bad, -1, slot).astype(np.int64)
+
+    def _optional(self, name: str, default: float) -> tuple[NDArray[np.float64], Mask]:
+        """[rows] numbers with `default` where the log says nothing; [rows] bool: it says nothing."""
+        if name not in self.mapping:
+            return np.full(self.raw.num_rows, default), np.ones(self.raw.num_rows, dtype=bool)
+        values, missing = self.mapping[name].numbers(self.raw)
+        return np.where(missing, default, values), missing
 
 
 class Shown:

@@ -29,10 +29,11 @@ class Ranking:
     """Recall@k and MRR@k of each policy's list for what was clicked, over all items seen so far, by period.
 
     A click of an item that no policy could know yet counts as a miss. One target per clicked slot; with one target a
-    list's recall is 1 or 0. Lists shorter than k slots have what they have.
+    list's recall is 1 or 0. Lists shorter than k slots have what they have. Without a panel, decisions that showed
+    exactly what the policy wanted are left out: a click on one's own list says nothing about the ranking.
 
     Args:
-        policies: names, in the order of `Decision.shadow`, or one name for a lone agent.
+        policies: names, in the order of `Decision.shadow` or of `Decision.policy`.
         k: depth of the lists.
         period_s: length of a period in event time, counted from the first decision; seconds.
         min_session: score only clicks before which the session had at least this many.
@@ -48,19 +49,21 @@ class Ranking:
     def see(self, transition: Transition) -> None:
         if math.isnan(self._start):
             self._start = float(transition.history.time.min())
-        lists = transition.wanted.shadow
-        if lists.shape[1] == 0:
-            lists = transition.wanted.slate.unsqueeze(1)
-        scored = transition.clicked() & (transition.history.in_session >= self.min_session).unsqueeze(1)
-        row, slot = torch.nonzero(scored, as_tuple=True)
+        alone = transition.wanted.shadow.shape[1] == 0
+        rows = transition.history.in_session >= self.min_session
+        if alone:
+            rows &= ~transition.as_wanted()
+        row, slot = torch.nonzero(transition.clicked() & rows.unsqueeze(1), as_tuple=True)
         if len(row) == 0:
             return
         target = transition.shown.slate[row, slot]
         period = ((transition.history.time[row] - self._start) / self.period_s).floor().long().clamp(min=0).cpu()
         self._grow(int(period.max()) + 1)
         for at in range(len(self.policies)):
-            rr = reciprocal_rank(lists[row, at, : self.k], target).cpu()
-            figures = torch.stack([(rr > 0).double(), rr, torch.ones_like(rr)], dim=1)
+            lists = transition.wanted.slate if alone else transition.wanted.shadow[:, at]
+            rr = reciprocal_rank(lists[row, : self.k], target).cpu()
+            mine = (transition.wanted.policy[row] == at).cpu().double() if alone else torch.ones_like(rr)
+            figures = torch.stack([(rr > 0) * mine, rr * mine, mine], dim=1)
             self._sums[:, at].index_add_(0, period, figures)
 
     def _grow(self, periods: int) -> None:

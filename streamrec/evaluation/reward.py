@@ -37,7 +37,7 @@ class Reward:
         self._weight = torch.zeros(rows, dtype=torch.float64)  # mass behind `recent`, grows to 1
 
     def see(self, transition: Transition) -> None:
-        policy = torch.where(_as_wanted(transition), transition.wanted.policy, len(self.policies) - 1).cpu()
+        policy = torch.where(transition.as_wanted(), transition.wanted.policy, len(self.policies) - 1).cpu()
         reward = transition.reward.double().cpu()
         cell = policy * self.buckets + transition.history.key.cpu() % self.buckets
         self._sum.view(-1).index_add_(0, cell, reward)
@@ -75,11 +75,3 @@ class Reward:
     def load_state_dict(self, state: State) -> None:
         self._sum, self._count = state["sum"].clone(), state["count"].clone()
         self._recent, self._weight = state["recent"].clone(), state["weight"].clone()
-
-
-def _as_wanted(transition: Transition) -> Tensor:
-    """[B] bool: what was shown is what the policy wanted, slot by slot; empty slots on the right do not matter."""
-    shown, wanted = transition.shown.slate, transition.wanted.slate
-    k = min(shown.shape[1], wanted.shape[1])
-    empty = (shown[:, k:] == 0).all(1) & (wanted[:, k:] == 0).all(1)
-    return (shown[:, :k] == wanted[:, :k]).all(1) & empty

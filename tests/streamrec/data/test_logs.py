@@ -253,8 +253,8 @@ def test_a_batch_never_cuts_a_slate(tmp_path_factory: pytest.TempPathFactory, le
 def test_the_log_is_refused_at_once_when_columns_are_missing(tmp_path: Path) -> None:
     with pytest.raises(BadLog, match="column 'user'"):
         make(tmp_path, busy(), columns={"user": "who"})
-    with pytest.raises(ValueError, match=r"at least 1, got slate=0 and batch=1024"):
-        make(tmp_path, busy(), slate=0)
+    with pytest.raises(ValueError, match=r"at least 1, got slate=2 and batch=0"):
+        make(tmp_path, busy(), batch=0)
 
 
 def test_close_twice_and_then_nothing(tmp_path: Path) -> None:

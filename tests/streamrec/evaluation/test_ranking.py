@@ -41,6 +41,21 @@ def test_recall_and_mrr_by_period_and_policy() -> None:
     assert meter.read()["total"]["two"] == {"recall2": 2 / 3, "mrr2": 0.5, "n": 3}
 
 
+def test_policies_that_share_the_users_are_scored_on_their_own() -> None:
+    seen = transition(rewards=torch.ones(3), shown=torch.tensor([[3], [4], [5]]), policy=torch.tensor([0, 1, 1]))
+    seen.wanted.slate = torch.tensor([[3, 1], [1, 2], [9, 5]])
+    meter = Ranking(["one", "two"], k=2)
+    meter.see(seen)
+    assert meter.read()["total"]["one"] == {"recall2": 1.0, "mrr2": 1.0, "n": 1}
+    assert meter.read()["total"]["two"] == {"recall2": 0.5, "mrr2": 0.25, "n": 2}
+
+
+def test_a_click_on_ones_own_list_is_not_scored() -> None:
+    meter = Ranking(["a"], k=2)
+    meter.see(transition(rewards=torch.ones(3), shown=torch.tensor([[3], [4], [5]])))
+    assert meter.read() == {"periods": [], "total": {}}
+
+
 def test_a_lone_agent_is_scored_by_its_slate_and_state_round_trips() -> None:
     seen = transition(rewards=torch.ones(2), shown=torch.tensor([[3], [4]]))
     seen.wanted.slate = torch.tensor([[3, 1], [1, 2]])
