@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from streamrec.loop import policy_names
+from streamrec.mixing import mix
 from streamrec.ports import Agent, State
 from streamrec.records import Decision, History, Transition
 
@@ -51,9 +52,7 @@ class Split:
 
     def member(self, key: Tensor) -> Tensor:
         """Which member a user belongs to: [B] int64 stable hashes of user ids -> [B] int64."""
-        x = (key ^ self._salt) * -0x61C8864680B583EB
-        x = (x ^ ((x >> 32) & 0xFFFFFFFF)) * -0x40A7B892E31B1A47
-        return ((x >> 33) & 0x7FFFFFFF) % len(self.agents)
+        return ((mix(key ^ self._salt) >> 33) & 0x7FFFFFFF) % len(self.agents)
 
     def act(self, history: History) -> Decision:
         member = self.member(history.key)

@@ -8,6 +8,7 @@ policy is recorded (`streamrec train record`): the log the supervised model star
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,6 @@ def run_demo(
         DemoFailed: a process ended with an error.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "ready").unlink(missing_ok=True)
     with ExitStack() as stack:
         interrupted = stack.enter_context(_interrupts())
         address = servers or stack.enter_context(EmbeddedBroker()).address
@@ -67,19 +67,21 @@ def run_demo(
         if not headless:
             page = stack.enter_context(Dashboard(run_dir))
             print(f"streamrec demo: live plots at {page.url}, files in {run_dir}/", file=sys.stderr)
-        log = run_dir / "log"
-        if not log.exists():
+        if not (run_dir / "log").exists():
             _record(run_dir, interrupted)
+        if interrupted():
+            return _nothing_yet(run_dir)
         consumer = _start_consumer(stack, run_dir, address, seconds, resume, sets)
         _wait_until_ready(run_dir, consumer, interrupted)
         players = _start_players(stack, run_dir, address, seconds)
-        _watch(stack, run_dir, consumer, players, seconds, headless, interrupted)
+        _watch(run_dir, consumer, players, seconds, headless, interrupted)
         return _report(run_dir, players, consumer, interrupted())
 
 
 def _record(run_dir: Path, interrupted: Callable[[], bool]) -> None:
     """A log of the same users under a random policy, before the demo starts."""
     warm = run_dir / "yesterday"
+    shutil.rmtree(warm, ignore_errors=True)  # of a demo that was interrupted here
     child = lifeline.start(["train", "record", "--run-dir", str(warm), "--quiet"], run_dir / "record.log")
     while child.poll() is None:
         if interrupted():
@@ -87,10 +89,11 @@ def _record(run_dir: Path, interrupted: Callable[[], bool]) -> None:
         time.sleep(0.05)
     if child.stdin is not None:
         child.stdin.close()
+    if interrupted():
+        return
     if child.returncode != 0:
         raise DemoFailed(_last_lines("recording the warm-start log", run_dir / "record.log"))
-    if not interrupted():
-        (warm / "log").rename(run_dir / "log")
+    (warm / "log").rename(run_dir / "log")
 
 
 def _start_consumer(
@@ -102,7 +105,7 @@ def _start_consumer(
     arguments += ["--set", f'warm_start.world.path="{run_dir / "log"}"']
     for override in sets:
         arguments += ["--set", override]
-    if resume:
+    if resume and any((run_dir / "checkpoints").glob("[0-9]*")):
         arguments.append("--resume")
     child = lifeline.start(arguments, run_dir / "consumer.log")
     stack.callback(lifeline.stop, child)
@@ -130,7 +133,6 @@ def _wait_until_ready(run_dir: Path, consumer: subprocess.Popen[bytes], interrup
 
 
 def _watch(
-    stack: ExitStack,
     run_dir: Path,
     consumer: subprocess.Popen[bytes],
     players: subprocess.Popen[bytes],
@@ -156,6 +158,8 @@ def _watch(
 def _report(
     run_dir: Path, players: subprocess.Popen[bytes], consumer: subprocess.Popen[bytes], interrupted: bool
 ) -> dict[str, Any]:
+    if interrupted and not (run_dir / "summary.json").exists():
+        return _nothing_yet(run_dir)
     if consumer.returncode != 0:
         raise DemoFailed(_last_lines("the consumer", run_dir / "consumer.log"))
     if players.returncode != 0 and not interrupted:
@@ -167,6 +171,11 @@ def _report(
         "events_produced": produced.get("events"),
         "next": [command.format(run_dir=run_dir) for command in NEXT],
     }
+
+
+def _nothing_yet(run_dir: Path) -> dict[str, Any]:
+    """Interrupted before anything was learned; a later `--resume` starts afresh."""
+    return {"stopped": True, "run_dir": str(run_dir), "events_produced": 0, "events_consumed": 0, "policies": {}}
 
 
 def _last_json(path: Path) -> dict[str, Any]:

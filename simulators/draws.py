@@ -9,19 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from streamrec.mixing import mix
+
 GOLDEN = -0x61C8864680B583EB
 """2**64 divided by the golden ratio, as a signed number: the distance between neighbouring streams."""
-
-
-def mix(x: Tensor) -> Tensor:
-    """A bijection of int64 that looks random; any shape.
-
-    The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, variant 13 of Stafford). Torch shifts signed
-    numbers with their sign, so the bits shifted in are masked away.
-    """
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
 def keys(seed: Tensor, stream: int) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from simulators.core import Feedback
-from simulators.draws import GOLDEN, keys, mix, uniforms
+from simulators.draws import GOLDEN, keys, uniforms
+from streamrec.mixing import mix
 from streamrec.ports import State
 from streamrec.records import Kind
 

@@ -45,17 +45,18 @@ def main() -> None:
     tie_to_parent()
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(1)
     except Exception as error:
-        if not _is_usage(error):
+        code = next((_EXIT[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in _EXIT), None)
+        if code is None:
             raise
         print(f"streamrec: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(code)
 
 
-def _is_usage(error: Exception) -> bool:
-    """Errors that the person at the keyboard can mend; told without a traceback."""
-    names = {"BadSpec", "BadLog", "BrokerUnavailable"}
-    return any(cls.__name__ in names for cls in type(error).__mro__)
+_EXIT = {"BadSpec": 2, "BadLog": 2, "BrokerUnavailable": 1, "DemoFailed": 1}
+"""Errors that the person at the keyboard can mend, told without a traceback. By name: their modules import torch."""
 
 
 @app.command()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamrec.mixing import mix
 from streamrec.ports import State
 from streamrec.records import FEEDBACK, POSITIVE, Decision, Events, History, Kind, Rows, Transition
 
@@ -218,7 +219,7 @@ class SessionStore:
         crash has the same id then, whatever batch it falls into, and a front end can drop it.
         """
         self._asked[rows] += 1
-        return (_mix(self._key[rows] + self._asked[rows] * 0x5851F42D4C957F2D) & ((1 << 53) - 2)) + 1
+        return (mix(self._key[rows] + self._asked[rows] * 0x5851F42D4C957F2D) & ((1 << 53) - 2)) + 1
 
     # --- one wave ----------------------------------------------------------------------------------------------
 
@@ -420,10 +421,3 @@ def _reward_table(weights: Mapping[str, float]) -> Tensor:
 def _stable_key(user: str) -> int:
     """63 bits that are the same in every process, unlike Python's own hash of a string."""
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64 (Steele et al., OOPSLA 2014) in wrapping int64 arithmetic."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)

@@ -81,7 +81,7 @@ class EchoWorld:
 
 
 class Counter:
-    """An agent that shows what was clicked most, and learns at every update with some noise: enough to notice a lost bit."""
+    """Shows what was clicked most, and learns at every update with some noise: enough to notice a lost bit."""
 
     def __init__(self, catalog: Catalog, slate: int, seed: int = 0) -> None:
         self.catalog, self.slate = catalog, slate

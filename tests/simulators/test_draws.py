@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from simulators.draws import keys, mix, uniforms
+from simulators.draws import keys, uniforms
+from streamrec.mixing import mix
 
 _MASK = (1 << 64) - 1
 

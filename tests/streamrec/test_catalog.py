@@ -35,5 +35,5 @@ def test_state_round_trip_and_a_checkpoint_that_is_too_large() -> None:
     other.load_state_dict(catalog.state_dict())
     assert other.rows(["c", "d"]).tolist() == [3, 4]
     assert other.available.tolist() == catalog.available.tolist()
-    with pytest.raises(ValueError, match="holds 3 items but catalog.capacity is 2: raise"):
+    with pytest.raises(ValueError, match=r"holds 3 items but catalog.capacity is 2: raise"):
         Catalog(capacity=2).load_state_dict(catalog.state_dict())

@@ -62,7 +62,13 @@ def test_train_leaves_a_whole_run_directory_and_resumes(tmp_path: Path) -> None:
     assert first["decisions"] >= 600
     assert set(first["policies"]) == {"random", "popular", "itemknn", "gru4rec", "dqn"}
     run = tmp_path / "run"
-    assert {path.name for path in run.iterdir()} >= {"spec.toml", "metrics.jsonl", "checkpoints", "summary.json", "report.html"}
+    assert {path.name for path in run.iterdir()} >= {
+        "spec.toml",
+        "metrics.jsonl",
+        "checkpoints",
+        "summary.json",
+        "report.html",
+    }
     more = ["--set", "run.decisions=900"]
     again = last_json(streamrec("train", *TINY, *more, "--run-dir", "run", "--resume", "--json", cwd=tmp_path))
     assert again["decisions"] >= 900
