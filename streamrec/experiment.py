@@ -136,6 +136,7 @@ class Experiment:
         with self._signals():
             try:
                 self._warm_start()
+                self._started = time.monotonic()  # plots and time limits count from the first poll
                 self._main()
                 self._checkpoint()
             finally:

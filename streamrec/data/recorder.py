@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -47,6 +48,12 @@ class Recorder:
         self._writer: EventWriter | None = None
         self._polled: Events | None = None  # handed out, not written yet: the answers come in between
         self._answers: list[tuple[Tensor, Decision]] = []  # user [B], what was shown
+
+    def __getattr__(self, name: str) -> Any:
+        """What the world around which this is wrapped tells about the stream, it tells here too."""
+        if name in ("lag", "dead_letters", "events_consumed"):
+            return getattr(self.world, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def poll(self, timeout_s: float = 0.0) -> Events | None:
         """The events of the world.

@@ -166,6 +166,15 @@ def test_everything_passes_unchanged(tmp_path: Path) -> None:
     assert world.calls == ["flush", "commit {'at': 2}", "close", "close"]
 
 
+def test_what_the_world_tells_about_the_stream_passes_too(tmp_path: Path) -> None:
+    catalog, sessions = core()
+    world = Script([])
+    world.dead_letters = 3  # type: ignore[attr-defined]
+    recorder = Recorder(world, tmp_path, catalog, sessions)
+    assert recorder.dead_letters == 3
+    assert not hasattr(recorder, "lag")
+
+
 def test_users_are_named_before_their_rows_are_given_away(tmp_path: Path) -> None:
     catalog, sessions = Catalog(4), SessionStore(users=1, slate=1)
     catalog.rows(["a"])
