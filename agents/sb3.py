@@ -78,7 +78,7 @@ def history_of(observations: dict[str, Tensor]) -> History:
     """The record our encoders read, from a batch of observations; ages become times before a "now" of 0."""
     items = observations["items"].to(torch.int32)
     rows = torch.arange(len(items), device=items.device)
-    return History(
+    return History.of(
         user=rows,
         key=torch.zeros_like(rows),
         time=torch.zeros(len(items), dtype=torch.float64, device=items.device),

@@ -242,14 +242,14 @@ def to_events(
     user = sessions.rows([m.user for m in kept])
     stamps = [sent[at] for at in keep]
     shown, slot_logp = _slates(kept, [slates.get(at) for at in keep], slate if slates else 0)
-    events = Events(
-        user=user,
-        kind=torch.tensor([_CODES[m.kind] for m in kept], dtype=torch.int8),
-        item=torch.tensor([items[at] for at in keep], dtype=torch.int64),
-        value=torch.tensor([m.value for m in kept], dtype=torch.float32),
-        time=torch.tensor(
+    events = Events.of(
+        user,
+        torch.tensor([_CODES[m.kind] for m in kept], dtype=torch.int8),
+        torch.tensor(
             [stamp if m.time is None else m.time for m, stamp in zip(kept, stamps, strict=True)], dtype=torch.float64
         ),
+        item=torch.tensor([items[at] for at in keep], dtype=torch.int64),
+        value=torch.tensor([m.value for m in kept], dtype=torch.float32),
         decision=torch.tensor([m.decision for m in kept], dtype=torch.int64),
         slot=torch.tensor([m.slot for m in kept], dtype=torch.int64),
         session=torch.tensor([session_key(m.session) for m in kept], dtype=torch.int64),

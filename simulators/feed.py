@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
-from simulators.core import Feedback
+from simulators.core import Feedback, Unit
 from simulators.draws import GOLDEN, keys, uniforms
 from streamrec.mixing import mix
 from streamrec.ports import State
@@ -75,6 +75,9 @@ class Feed:
         ValueError: a setting out of its range.
     """
 
+    offered, mortal = 0, False
+    unit: Unit = "decision"
+
     def __init__(
         self,
         users: int = 4096,
@@ -112,6 +115,7 @@ class Feed:
         self.drift, self.shift_at, self.shift_fraction = drift, shift_at, shift_fraction
         self.per_hour, self.life_hours = new_items_per_hour, life_hours
         self.capacity = max_items or (items * 4 if new_items_per_hour else items)
+        self.shape = (slate, 1)
         self.device = torch.device(device)
         self.look = (1.0 + torch.arange(slate, device=self.device)) ** -position_bias  # [K]
         self._rewards = _reward_table(rewards or {"click": 1.0}).to(self.device)
@@ -131,6 +135,8 @@ class Feed:
         self.offset = self.base + self.quality * standard  # [N + 1], log-odds of a neutral user
         self.topic, self.offset = topic.to(self.device), self.offset.to(self.device)
         self.vectors, self.centres = self.vectors.to(self.device), self.centres.to(self.device)
+        self.category = self.topic + 1
+        self.features = one_hot(self.topic, self.topics).float()
 
     def _make_people(self, seed: int) -> None:
         u, at = self.users, self.device
@@ -190,7 +196,7 @@ class Feed:
         self.steps[users] += 1
         self._keep_date(users)
         reward = self._rewards[kinds.long()].sum(1) + self._rewards[int(Kind.LEAVE)] * leave
-        return Feedback(kinds, reward, leave, think, gap)
+        return Feedback(kinds, reward, leave, think, gap, torch.ones_like(reward).unsqueeze(1).expand(kinds.shape))
 
     def _now(self, users: Tensor) -> Tensor:
         """[n] int64, keys of the randomness of the users' coming steps."""
@@ -291,6 +297,14 @@ class Feed:
         place = (edge[:, :-1] + (draw[:, :-1] * width).long() + turn) % pool
         item = oldest.unsqueeze(1) + place
         return torch.where(width > 0, item, 0)
+
+    def context(self, users: Tensor) -> Tensor:
+        """Nothing is known of people but what they do: [n, 0]."""
+        return self.taste.new_zeros(len(users), 0)
+
+    def best(self, users: Tensor, foresight: float = 0.0) -> Tensor:
+        """The K items of the highest `worth`, [n, K]."""
+        return self.worth(users, foresight=foresight).topk(self.slate, dim=1).indices + 1
 
     def worth(self, users: Tensor, items: Tensor | None = None, foresight: float = 0.0) -> Tensor:
         """What a policy that sees everything thinks of `items` [n, C] (None = 1..newest): [n, C] float32.

@@ -27,7 +27,7 @@ def random(core: Core, users: Tensor) -> Tensor:
 
 
 class Greedy:
-    """The K items of the highest worth, which the core knows and learners have to find out.
+    """The best slate, which the core knows and learners have to find out.
 
     Args:
         foresight: 0 is the myopic oracle, the best that can be done for the present slate. Above 0, what a slate
@@ -38,19 +38,37 @@ class Greedy:
         self.foresight = foresight
 
     def __call__(self, core: Core, users: Tensor) -> Tensor:
-        return core.worth(users, foresight=self.foresight).topk(core.slate, dim=1).indices + 1
+        return core.best(users, self.foresight)
 
 
 myopic = Greedy(0.0)
 
 
 def play(core: Core, policy: Policy, horizon: int) -> Tensor:
-    """Mean reward per decision of each user over `horizon` decisions, [U] float64 on the CPU."""
+    """Score of each user, [U] float64 on the CPU, in the unit of the core.
+
+    Args:
+        core: fresh.
+        policy: decides for everybody.
+        horizon: where the unit is "decision": decisions, and the score is the mean reward of one. "life": the most
+            decisions of a life, and the score is their sum. "day": days, and the score is the sum per day.
+    """
     users = torch.arange(core.users, device=core.device)
     total = torch.zeros(core.users, dtype=torch.float64, device=core.device)
+    if core.unit == "day":
+        return _days(core, policy, horizon, total)
     for _ in range(horizon):
-        total += core.step(users, policy(core, users)).reward
-    return (total / horizon).cpu()
+        feedback = core.step(users, policy(core, users))
+        total[users] += feedback.reward
+        if core.unit == "life":
+            users = users[~feedback.leave]
+    return (total / (horizon if core.unit == "decision" else 1)).cpu()
+
+
+def _days(core: Core, policy: Policy, days: int, total: Tensor) -> Tensor:
+    while len(users := torch.nonzero(core.time < days * 86400.0).squeeze(1)):
+        total[users] += core.step(users, policy(core, users)).reward
+    return (total / days).cpu()
 
 
 def tune(make: MakeCore, horizon: int, seeds: Iterable[int], foresights: Sequence[float] = FORESIGHTS) -> float:
@@ -72,13 +90,13 @@ def scale(make: MakeCore, horizon: int = 50, seeds: Sequence[int] = (0, 1)) -> d
 
     Args:
         make: makes the core; a few hundred users are plenty.
-        horizon: decisions per user.
+        horizon: see `play`.
         seeds: seeds measured on.
 
     Returns:
-        JSON values: `random`, `myopic`, `oracle`, mean reward per decision; `lookahead_share`, the part of the way from
-        random to oracle that only foresight goes, with its 95 % interval `low`, `high`; `foresight`; `verdict`, one
-        sentence.
+        JSON values: `random`, `myopic`, `oracle`, scores in the `unit` of the core; `lookahead_share`, the part of the
+        way from random to oracle that only foresight goes, with its 95 % interval `low`, `high`; `foresight`;
+        `verdict`, one sentence.
     """
     foresight = tune(make, horizon, [seed + 1_000_003 for seed in seeds])
     chance = torch.cat([play(make(seed), random, horizon) for seed in seeds])
@@ -95,6 +113,7 @@ def scale(make: MakeCore, horizon: int = 50, seeds: Sequence[int] = (0, 1)) -> d
         "low": low,
         "high": high,
         "foresight": foresight,
+        "unit": make(seeds[0]).unit,
         "horizon": horizon,
         "verdict": _verdict(share, low),
     }

@@ -25,7 +25,10 @@ class SimulatorWorld:
     `poll` hands out the reactions to what was sent, then a request by every user who is due. `send` steps exactly the
     users it names, in any order and number; a decision for somebody who does not wait for one (an answer sent twice)
     changes nothing. Users are called "u0", "u1", ..., items "i1", "i2", ...; an item gets its row, and may be
-    recommended, when it arrives.
+    recommended, when it arrives. Where lives end (`Core.mortal`), the row of who has left goes to a new user, "u0.1".
+
+    What the core lets everybody know reaches the run: category and features of items in the catalogue, context of
+    users and candidates with their requests.
 
     Args:
         core: the dynamics.
@@ -65,6 +68,10 @@ class SimulatorWorld:
         self.clock, self.tick_s, self.start = clock, tick_s, start
         self.now = 0.0  # seconds since the start, as all times of the core
         self.asked = 0  # requests handed out
+        self.sessions = sessions
+        self._reserve()
+        self._lives = torch.zeros(core.users, dtype=torch.int64)  # [U] people who were in the row before
+        self._gone = torch.zeros(core.users, dtype=torch.bool)  # [U] whose row waits for the next person
         self._rows = sessions.rows([f"u{user}" for user in range(core.users)])  # [U], store row of each user
         self._user = torch.full((sessions.users.capacity,), -1)  # [rows], the user at each store row
         self._user[self._rows] = torch.arange(core.users)
@@ -75,19 +82,42 @@ class SimulatorWorld:
         self._oldest, self._newest = 1, 0  # items announced and still there
         self._announce()
 
+    def _reserve(self) -> None:
+        core, none = self.core, torch.zeros(0, dtype=torch.int64, device=self.core.device)
+        if core.features.shape[1]:
+            self.catalog.reserve(core.features.shape[1])
+        self.sessions.reserve(context=core.context(none).shape[1], offer=core.offered)
+
     # --- source ------------------------------------------------------------------------------------------------
 
     def poll(self, timeout_s: float = 0.0) -> Events | None:
         """Reactions first, then requests, in the order of their event time."""
+        self._replace_the_gone()
         if self._over():
             return None
         self._advance(timeout_s)
         self._announce()
         ready = self._pending.time <= self.start + self.now
         happened, self._pending = self._pending[ready], self._pending[~ready]
+        if self.core.mortal:
+            left = happened.only(Kind.LEAVE)
+            self._gone[self._user[left.user]] = True
         events = Events.cat([happened, self._requests()])
         # Stable: at the same moment a user is back before he asks.
         return events[torch.argsort(events.time, stable=True)]
+
+    def _replace_the_gone(self) -> None:
+        """New people in the rows of those whose leaving was handed out before."""
+        users = torch.nonzero(self._gone).squeeze(1)
+        if len(users) == 0:
+            return
+        self._gone[users] = False
+        self._lives[users] += 1
+        self.core.reset(users)
+        self.core.time[users.to(self.core.device)] += self.now
+        names = [f"u{user}.{life}" for user, life in zip(users.tolist(), self._lives[users].tolist(), strict=True)]
+        self.sessions.rename(self._rows[users], names)
+        self._due[users] = self.core.time.cpu()[users]
 
     def _over(self) -> bool:
         if self.limit is None or self.asked < self.limit or len(self._pending):
@@ -120,7 +150,16 @@ class SimulatorWorld:
         when = self._due[users] + self.start
         self._due[users] = _WAITING
         self.asked += len(users)
-        return Events.of(self._rows[users], Kind.REQUEST, when)
+        context, offer = self._said(users)
+        return Events.of(self._rows[users], Kind.REQUEST, when, context=context, offer=offer)
+
+    def _said(self, users: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Context [n, G] and candidates [n, C] that come with the requests of `users`."""
+        asking = users.to(self.core.device)
+        context = self.core.context(asking).to("cpu")
+        if not self.core.offered:
+            return context, None
+        return context, self._item_row[self.core.sample(asking, self.core.offered).to("cpu")]
 
     def _announce(self) -> None:
         """Give rows to the items that have arrived, take out those that are gone."""
@@ -131,10 +170,17 @@ class SimulatorWorld:
             rows = self.catalog.rows([f"i{number}" for number in numbers.tolist()])
             self._item_row[numbers], self._item[rows] = rows, numbers
             self._item[0] = 0
+            self._describe(rows, numbers)
             self.catalog.see(rows)
         # Every time: somebody who clicks on an item that is gone would otherwise bring it back.
         self.catalog.retire(self._item_row[1:oldest])
         self._oldest, self._newest = oldest, newest
+
+    def _describe(self, rows: Tensor, numbers: Tensor) -> None:
+        known, at = rows > 0, numbers.to(self.core.device)
+        features = self.core.features[at][known.to(at.device)] if self.core.features.shape[1] else None
+        born = torch.full((int(known.sum()),), self.start + self.now, dtype=torch.float64)
+        self.catalog.describe(rows[known], self.core.category[at][known.to(at.device)], features, born)
 
     # --- sink --------------------------------------------------------------------------------------------------
 
@@ -151,6 +197,8 @@ class SimulatorWorld:
         at = self._appears(users)
         feedback = self.core.step(users, slates, None if isinstance(self.clock, str) else at).to("cpu")
         self._due[users] = self.core.time.cpu()[users]
+        if self.core.mortal:
+            self._due[users[feedback.leave]] = _WAITING
         self._pending = Events.cat([self._pending, *self._reactions(users, shown, feedback, at + self.start)])
 
     def _appears(self, users: Tensor) -> Tensor:
@@ -159,18 +207,21 @@ class SimulatorWorld:
         return at if isinstance(self.clock, str) else at.clamp_min(self.clock() - self.start)
 
     def _reactions(self, users: Tensor, shown: Decision, feedback: Feedback, at: Tensor) -> list[Events]:
-        acted = (feedback.kinds == int(Kind.CLICK)) | (feedback.kinds == int(Kind.SKIP))
+        acted = (feedback.kinds != int(Kind.NONE)) & (feedback.kinds != int(Kind.IMPRESSION))
         row, slot = torch.nonzero(acted, as_tuple=True)
         acts = Events.of(
             shown.user[row],
             feedback.kinds[row, slot],
             at[row] + feedback.delay[row, slot],
             item=shown.slate[row, slot],
+            value=feedback.value[row, slot],
             decision=shown.id[row],
             slot=slot,
         )
         gone = feedback.leave
         leaves = Events.of(shown.user[gone], Kind.LEAVE, (at + feedback.think)[gone], decision=shown.id[gone])
+        if self.core.mortal:
+            return [acts, leaves]
         # The very moment of the next request, to the bit, so that the two keep their order.
         return [acts, leaves, Events.of(shown.user[gone], Kind.RETURN, self._due[users[gone]] + self.start)]
 
@@ -196,6 +247,8 @@ class SimulatorWorld:
             "rows": self._rows.clone(),
             "item_row": self._item_row.clone(),
             "alive": [self._oldest, self._newest],
+            "lives": self._lives.clone(),
+            "gone": self._gone.clone(),
         }
 
     def seek(self, position: State) -> None:
@@ -211,6 +264,7 @@ class SimulatorWorld:
         self._item[self._item_row] = torch.arange(len(self._item_row))
         self._item[0] = 0
         self._oldest, self._newest = position["alive"]
+        self._lives, self._gone = position["lives"].clone(), position["gone"].clone()
 
     # --- more --------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ class Catalog:
     recommended only from `see` on, which the loop calls after predictions were made: a batch of events must not
     leak tomorrow's items into today's ranking.
 
+    What is known of items beside their ids (`category`, `features`, `born`) comes from the world, where it has it.
+
     Args:
         capacity: the most items ever held. Ids beyond it get row 0; the caller reports them.
         device: where `available` lives.
@@ -30,6 +32,9 @@ class Catalog:
         self.capacity = capacity
         self.ids: list[str] = [""]
         self.available = torch.zeros(capacity + 1, dtype=torch.bool, device=device)  # [N + 1], may be recommended
+        self.category = torch.zeros(capacity + 1, dtype=torch.int64, device=device)  # [N + 1], 0 = unknown
+        self.features = torch.zeros(capacity + 1, 0, device=device)  # [N + 1, F] float32
+        self.born = torch.full((capacity + 1,), torch.nan, dtype=torch.float64, device=device)  # [N + 1] event time
         self._row: dict[str, int] = {"": 0}
 
     def __len__(self) -> int:
@@ -54,6 +59,37 @@ class Catalog:
         self.ids.append(item)
         return row
 
+    def reserve(self, features: int) -> None:
+        """Make room for `features` numbers per item; called by a world that has them, before agents are built.
+
+        Raises:
+            ValueError: another width was reserved before.
+        """
+        if features == self.features.shape[1]:
+            return
+        if self.features.shape[1]:
+            raise ValueError(f"items have {self.features.shape[1]} features in this run, now {features} are asked for")
+        self.features = self.features.new_zeros(self.capacity + 1, features)
+
+    def describe(
+        self,
+        rows: Tensor,
+        category: Tensor | None = None,
+        features: Tensor | None = None,
+        born: Tensor | None = None,
+    ) -> None:
+        """Say what items are like.
+
+        Args:
+            rows: [B].
+            category: [B] int64, above 0.
+            features: [B, F], as wide as reserved.
+            born: [B] event time at which they appeared, seconds since the epoch.
+        """
+        for table, values in ((self.category, category), (self.features, features), (self.born, born)):
+            if values is not None:
+                table[rows] = values.to(table.device, table.dtype)
+
     def see(self, rows: Tensor) -> None:
         """Make items recommendable. Row 0 stays out."""
         self.available[rows] = True
@@ -69,7 +105,11 @@ class Catalog:
         return len(self.ids)
 
     def state_dict(self) -> State:
-        return {"ids": self.ids[1:], "available": self.available[: self.size].clone()}
+        tables = {name: table[: self.size].clone() for name, table in self._tables().items()}
+        return {"ids": self.ids[1:], **tables}
+
+    def _tables(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in ("available", "category", "features", "born")}
 
     def load_state_dict(self, state: State) -> None:
         if len(state["ids"]) > self.capacity:
@@ -79,5 +119,7 @@ class Catalog:
             )
         self.ids = ["", *state["ids"]]
         self._row = {item: row for row, item in enumerate(self.ids)}
-        self.available.zero_()
-        self.available[: self.size] = state["available"].to(self.available.device)
+        self.reserve(state["features"].shape[1])
+        for name, table in self._tables().items():
+            table.fill_(torch.nan if name == "born" else 0)
+            table[: self.size] = state[name].to(table.device)

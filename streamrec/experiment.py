@@ -105,10 +105,11 @@ class Experiment:
                 raise BadSpec(f"the spec has no [{table}] table")
         context["catalog"] = catalog = self._make(Catalog, "catalog")
         context["sessions"] = self._make(SessionStore, "sessions")
+        # The world first: it says how wide contexts and features are, which agents are built for.
+        world = build(spec["world"], context, "world")
         agent = build(spec["agent"], context, "agent")
         context["policies"] = list(policy_names(agent))
         meters = build(spec.get("meters", {}), context, "meters")
-        world = build(spec["world"], context, "world")
         limit = self.settings.decisions or None
         every, device = self.settings.update_every, self.settings.torch_device()
         return Loop(world, context["sessions"], catalog, agent, meters, every, limit, device)

@@ -159,7 +159,7 @@ class Replay:
         if self.reads is None:
             return history
         windows = {f.name: getattr(history, f.name) for f in fields(History)}
-        unread = {name: x[:, :0] for name, x in windows.items() if x.dim() == 2 and name not in self.reads}
+        unread = {name: x[:, :0] for name, x in windows.items() if x.dim() > 1 and name not in self.reads}
         return replace(history, **unread)
 
     def state_dict(self) -> State:

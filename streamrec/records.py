@@ -7,13 +7,15 @@ decision id 0 mean "none".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 class Kind(IntEnum):
@@ -121,6 +123,8 @@ class Events(Rows):
     sent: Tensor  # [B] float64, wall clock when the event was sent, seconds since the epoch, 0 = unknown
     shown: Tensor  # [B, K] int64, logs only: what the past showed in answer to this request, 0 = empty slot
     slot_logp: Tensor  # [B, K] float32, logs only: natural log of the propensity per slot, NaN = unknown
+    context: Tensor  # [B, F] float32, requests only: what is known of the user and the moment
+    offer: Tensor  # [B, C] int64, requests only: what may be shown, 0 = nothing; C = 0: whatever is available
 
     @classmethod
     def of(
@@ -137,6 +141,8 @@ class Events(Rows):
         sent: Tensor | None = None,
         shown: Tensor | None = None,
         slot_logp: Tensor | None = None,
+        context: Tensor | None = None,
+        offer: Tensor | None = None,
     ) -> Events:
         """Events with every column that is not given at its "none" value. One `Kind` stands for all rows."""
         n = len(user)
@@ -156,6 +162,23 @@ class Events(Rows):
             sent=torch.zeros(n, dtype=torch.float64, device=user.device) if sent is None else sent,
             shown=shown,
             slot_logp=torch.full(shown.shape, torch.nan, device=user.device) if slot_logp is None else slot_logp,
+            context=torch.zeros(n, 0, device=user.device) if context is None else context.to(torch.float32),
+            offer=zeros.new_zeros(n, 0) if offer is None else offer.to(torch.int64),
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """One record with the rows of all `parts`; what only some of them carry is empty in the others."""
+        widest = {name: max(getattr(part, name).shape[1] for part in parts) for name in _OPTIONAL}
+        return super().cat([part.widened(widest) for part in parts])
+
+    def widened(self, widths: Mapping[str, int]) -> Self:
+        """The same events with their optional columns filled up on the right."""
+        missing = {name: width - getattr(self, name).shape[1] for name, width in widths.items()}
+        if not any(missing.values()):
+            return self
+        return replace(
+            self, **{name: pad(getattr(self, name), (0, m), value=_OPTIONAL[name]) for name, m in missing.items()}
         )
 
     @classmethod
@@ -186,6 +209,10 @@ class Events(Rows):
             yield self[part]
 
 
+_OPTIONAL = {"shown": 0, "slot_logp": math.nan, "context": 0.0, "offer": 0}
+"""Columns of `Events` that are as wide as the stream needs, and what stands in them for "nothing"."""
+
+
 def rank_within(group: Tensor) -> Tensor:
     """How many earlier rows have the same value as this row. [B] int64 -> [B] int64."""
     order = torch.argsort(group, stable=True)
@@ -212,6 +239,30 @@ class History(Rows):
     skipped: Tensor  # [B, S] int32, items passed over, newest last, 0 = empty
     skip_times: Tensor  # [B, S] float64
     in_session: Tensor  # [B] int64, how many positives the running session has; more than L is possible
+    pages: Tensor  # [B, P, K] int32, slates shown and closed in the running session, newest last, 0 = empty
+    page_kinds: Tensor  # [B, P, K] int8, the Kind per slot of those
+    context: Tensor  # [B, F] float32, what the newest request said of the user and the moment
+    offer: Tensor  # [B, C] int64, what may be shown, 0 = nothing; C = 0: whatever is available
+
+    @classmethod
+    def of(cls, **columns: Tensor) -> History:
+        """A history of the columns given, among them `user` [B] and `items` [B, L]; the others are empty."""
+        user, items = columns["user"], columns["items"]
+        zeros, none = torch.zeros_like(user), items.new_zeros(len(user), 0)
+        empty = {
+            "key": zeros,
+            "time": zeros.double(),
+            "kinds": torch.where(items > 0, int(Kind.CLICK), 0).to(torch.int8),
+            "times": torch.zeros_like(items, dtype=torch.float64),
+            "skipped": none.int(),
+            "skip_times": none.double(),
+            "in_session": (items > 0).sum(1),
+            "pages": none.int().unsqueeze(2),
+            "page_kinds": none.to(torch.int8).unsqueeze(2),
+            "context": none.float(),
+            "offer": none.long(),
+        }
+        return cls(**(empty | columns))
 
 
 @dataclass

@@ -87,6 +87,13 @@ class Users:
             self._free.append(row)
         self.evicted = torch.from_numpy(oldest)
 
+    def rename(self, rows: Sequence[int], ids: Sequence[str]) -> None:
+        """Give rows in use to other users."""
+        for row, name in zip(rows, ids, strict=True):
+            self._row.pop(self.ids[row] or "", None)
+            self.ids[row] = name
+            self._row[name] = row
+
     def state_dict(self) -> State:
         used = torch.from_numpy(self._used[: len(self.ids)].copy())
         return {"ids": list(self.ids), "used": used, "tick": self._tick, "free": list(self._free)}
@@ -171,7 +178,33 @@ class SessionStore:
         self._key, self._session, self._in_session, self._asked = table(), table(), table(), table()
         self._last = table(dtype=torch.float64)  # event time last heard of
         self._open_id, self._closed_id, self._closed_ticket = table(), table(), table()
+        self._pages, self._page_kinds = table(0, slate, dtype=torch.int32), table(0, slate, dtype=torch.int8)
+        self._context, self._offer = table(0, dtype=torch.float32), table(0)
         self._open: _Open | None = None  # allocated by the first decision, whose widths it takes
+
+    def reserve(self, pages: int = 0, context: int = 0, offer: int = 0) -> None:
+        """Make room for windows that not every run needs, before the first event.
+
+        Args:
+            pages: P, slates of the running session kept per user, at least; an agent that reads pages asks for it.
+            context: F, numbers that come with a request; a world that has them says so.
+            offer: C, candidates that come with a request.
+
+        Raises:
+            ValueError: context or offer have another width already.
+        """
+        tables = {"context": (self._context, context), "offer": (self._offer, offer)}
+        for name, (table, width) in tables.items():
+            if width and table.shape[1] not in (0, width):
+                raise ValueError(
+                    f"the {name} of a request is {table.shape[1]} wide in this run, now {width} is asked for"
+                )
+        users = self.users.capacity
+        if pages > self._pages.shape[1]:
+            self._pages = self._pages.new_zeros(users, pages, self.slots)
+            self._page_kinds = self._page_kinds.new_zeros(users, pages, self.slots)
+        self._context = self._context.new_zeros(users, context or self._context.shape[1])
+        self._offer = self._offer.new_zeros(users, offer or self._offer.shape[1])
 
     # --- users -------------------------------------------------------------------------------------------------
 
@@ -181,10 +214,18 @@ class SessionStore:
         if len(self.users.evicted):
             self._forget(self.users.evicted.to(self.device))
         if fresh:
-            keys = [_stable_key(self.users.ids[row] or "") for row in fresh]
-            at = torch.tensor(fresh, device=self.device)
-            self._key[at] = torch.tensor(keys, device=self.device)
+            self._name(fresh)
         return rows
+
+    def rename(self, rows: Tensor, ids: Sequence[str]) -> None:
+        """Give `rows` [B], in use, to new users: nothing is left of those before."""
+        self._forget(rows.to(self.device))
+        self.users.rename(rows.tolist(), ids)
+        self._name(rows.tolist())
+
+    def _name(self, rows: list[int]) -> None:
+        keys = [_stable_key(self.users.ids[row] or "") for row in rows]
+        self._key[torch.tensor(rows, device=self.device)] = torch.tensor(keys, device=self.device)
 
     def user_ids(self, rows: Tensor) -> list[str]:
         """The ids that `rows` stand for now. They are personal data: for the wire and the log file only."""
@@ -210,6 +251,10 @@ class SessionStore:
             skipped=self._skipped[rows],
             skip_times=self._skip_times[rows],
             in_session=self._in_session[rows],
+            pages=self._pages[rows],
+            page_kinds=self._page_kinds[rows],
+            context=self._context[rows],
+            offer=self._offer[rows],
         )
 
     def number(self, rows: Tensor) -> Tensor:
@@ -280,6 +325,19 @@ class SessionStore:
         self._in_session[user] = torch.where(cut, 0, self._in_session[user])
         self._session[user] = torch.where(named, wave.session, self._session[user])
         self._last[user] = torch.maximum(last, wave.time)
+        if self._pages.shape[1]:
+            self._pages[user[cut]], self._page_kinds[user[cut]] = 0, 0
+        self._listen(wave[wave.kind == int(Kind.REQUEST)])
+
+    def _listen(self, asked: Events) -> None:
+        """Keep what requests say beside who asks; one that says nothing leaves what was said before."""
+        for table, said in ((self._context, asked.context), (self._offer, asked.offer)):
+            if len(asked) and said.shape[1] and table.shape[1]:
+                if said.shape[1] != table.shape[1]:
+                    raise ValueError(
+                        f"a request came with {said.shape[1]} numbers where {table.shape[1]} were expected"
+                    )
+                table[asked.user] = said.to(table.dtype)
 
     def _remember(self, wave: Events) -> None:
         liked = wave[_is(wave.kind, *POSITIVE) & (wave.item > 0)]
@@ -338,6 +396,9 @@ class SessionStore:
         if len(rows) == 0 or self._open is None:
             return None
         opened = self._open[rows]
+        if self._pages.shape[1]:
+            _push(self._pages, rows, opened.shown.slate)
+            _push(self._page_kinds, rows, opened.feedback)
         self._closed_id[rows], self._closed_ticket[rows] = self._open_id[rows], opened.ticket
         self._open_id[rows] = 0
         return Transition(
@@ -356,7 +417,8 @@ class SessionStore:
 
     def _tables(self) -> dict[str, Tensor]:
         names = ("items", "kinds", "times", "skipped", "skip_times", "key", "session", "in_session", "asked", "last")
-        tables = {name: getattr(self, f"_{name}") for name in (*names, "open_id", "closed_id", "closed_ticket")}
+        more = ("pages", "page_kinds", "context", "offer", "open_id", "closed_id", "closed_ticket")
+        tables = {name: getattr(self, f"_{name}") for name in (*names, *more)}
         return tables | ({} if self._open is None else {f"open.{name}": t for name, t in self._open.columns()})
 
     def state_dict(self) -> State:

@@ -31,7 +31,7 @@ def history(rows: Sequence[Sequence[int]], length: int = 6, in_session: Sequence
 def window(items: Tensor, in_session: Tensor | None = None) -> History:
     """A history around the windows `items` [B, L]."""
     n, length = items.shape
-    return History(
+    return History.of(
         user=torch.arange(n),
         key=torch.arange(n),
         time=torch.full((n,), 100.0, dtype=torch.float64),

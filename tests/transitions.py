@@ -21,7 +21,7 @@ def transition(
     n = len(rewards)
     users = torch.arange(n)
     times = torch.zeros(n) if time is None else time
-    history = History(
+    history = History.of(
         user=users,
         key=users if key is None else key,
         time=times.double(),

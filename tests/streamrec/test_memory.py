@@ -21,7 +21,7 @@ GAMMA = 0.5
 def history(user: Tensor, key: Tensor, stamp: Tensor) -> History:
     """A history that can be recognised: its time and items are the stamp."""
     n = len(user)
-    return History(
+    return History.of(
         user=user,
         key=key,
         time=stamp.double(),
