@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from streamrec.catalog import Catalog
-from streamrec.explore import allowed, choose, without_repeats
+from streamrec.explore import allowed, choose, offered, pick, without_repeats
 from streamrec.memory import Replay, Sample
 from streamrec.models.next_item import Encoder
 from streamrec.nn.adagrad import Adagrad
@@ -155,8 +155,7 @@ class DQN:
         items, mask = self._propose(history)
         scores = self.online(history, items).where(mask, -torch.inf)
         index, slot_logp = choose(scores, self.slate, self.exploration, self.generator)
-        slate = items.gather(1, index.clamp(min=0)).masked_fill(index < 0, 0)
-        return Decision.of(history.user, slate, slot_logp)
+        return Decision.of(history.user, pick(items, index), slot_logp)
 
     @property
     def exploration(self) -> float:
@@ -166,6 +165,9 @@ class DQN:
 
     def _propose(self, history: History) -> tuple[Tensor, Tensor]:
         """Candidates [B, C] int64, each once per row, and which of them may be shown [B, C] bool."""
+        given = offered(history, self.catalog.available, history.items if self.exclude_seen else None)
+        if given is not None:
+            return given
         wide = self.candidates.act(history).slate
         available = torch.nonzero(self.catalog.available[: self.catalog.size].to(self.device)).squeeze(1)
         left = torch.full_like(history.user, len(available))
@@ -272,7 +274,7 @@ def _reads(encoder: Encoder, candidates: Agent, exclude_seen: bool) -> Sequence[
     reads = getattr(candidates, "reads", None)
     if reads is None:
         return None
-    return sorted({*encoder.reads, *reads, *(("items",) if exclude_seen else ())})
+    return sorted({*encoder.reads, *reads, "offer", *(("items",) if exclude_seen else ())})
 
 
 def _adam_state(optimiser: torch.optim.Adam) -> State:

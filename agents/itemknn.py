@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from agents.popular import Fade, Popular
 from streamrec.catalog import Catalog
-from streamrec.explore import allowed, choose
+from streamrec.explore import allowed, choose, offered, pick
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition, rank_within
 
@@ -88,10 +88,17 @@ class ItemKNN:
         items, scores = self._neighbours_of(history)
         seen = history.items if self.exclude_seen else None
         scores = scores.where(allowed(items, self.catalog.available, seen), -torch.inf)
-        items, scores = self._all(items, scores, seen) if self.epsilon else self._filled(items, scores, seen)
+        given = offered(history, self.catalog.available, seen)
+        if given is not None:
+            _, everything = self._all(items, scores, seen)
+            items, mask = given
+            scores = everything.gather(1, items).where(mask, -torch.inf)
+        elif self.epsilon:
+            items, scores = self._all(items, scores, seen)
+        else:
+            items, scores = self._filled(items, scores, seen)
         index, slot_logp = choose(scores, self.slate, self.epsilon, self.generator)
-        slate = items.expand(len(history), -1).gather(1, index.clamp(min=0)).masked_fill(index < 0, 0)
-        return Decision.of(history.user, slate, slot_logp)
+        return Decision.of(history.user, pick(items, index), slot_logp)
 
     def _neighbours_of(self, history: History) -> tuple[Tensor, Tensor]:
         """Items [B, C] int64, 0 = none, and their scores [B, C] float64 above 0."""

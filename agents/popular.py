@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from streamrec.catalog import Catalog
-from streamrec.explore import allowed, choose
+from streamrec.explore import allowed, choose, offered, pick
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition
 
@@ -107,6 +107,12 @@ class Popular:
 
     def act(self, history: History) -> Decision:
         seen = history.items if self.exclude_seen else None
+        given = offered(history, self.catalog.available, seen)
+        if given is not None:
+            items, mask = given
+            scores = self.counts[items].where(mask, -torch.inf)
+            index, slot_logp = choose(scores, self.slate, self.epsilon, self.generator)
+            return Decision.of(history.user, pick(items, index), slot_logp)
         wide = self.slate + (0 if seen is None else seen.shape[1])
         items = self.top(self.catalog.size if self.epsilon else wide).unsqueeze(0)
         mask = allowed(items, self.catalog.available, seen).expand(len(history), -1)

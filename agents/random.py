@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from streamrec.catalog import Catalog
-from streamrec.explore import NOTHING, without_repeats
+from streamrec.explore import NOTHING, choose, offered, pick, without_repeats
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition
 
@@ -39,6 +39,12 @@ class Random:
         return ("items",) if self.exclude_seen else ()
 
     def act(self, history: History) -> Decision:
+        given = offered(history, self.catalog.available, history.items if self.exclude_seen else None)
+        if given is not None:
+            items, mask = given
+            scores = torch.zeros(items.shape, device=items.device).where(mask, -torch.inf)
+            index, slot_logp = choose(scores, self.slate, 1.0, self.generator)
+            return Decision.of(history.user, pick(items, index), slot_logp)
         available = self.catalog.available[: self.catalog.size].to(history.user.device)
         items = torch.nonzero(available).squeeze(1)
         taken = self._places(available, history.items) if self.exclude_seen else None

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from streamrec.catalog import Catalog
-from streamrec.explore import choose
+from streamrec.explore import choose, offered, pick
 from streamrec.nn.adagrad import Adagrad
 from streamrec.ports import State
 from streamrec.records import Decision, History, Rows, Transition
@@ -114,6 +114,13 @@ class Supervised:
         return Decision.cat(parts)
 
     def _decide(self, history: History) -> Decision:
+        seen = history.items if self.exclude_seen else None
+        given = offered(history, self.catalog.available, seen)
+        if given is not None:
+            items, mask = given
+            scores = self.model.score(history, items).where(mask, -torch.inf)
+            index, slot_logp = choose(scores, self.slate, self.epsilon, self.generator)
+            return Decision.of(history.user, pick(items, index), slot_logp)
         scores = self.model.score(history)
         scores.masked_fill_(~self.catalog.available[: scores.shape[1]].to(self.device), -torch.inf)
         if self.exclude_seen:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from streamrec.records import History
+
 NOTHING = 1 << 30
 """Rank that no candidate has."""
 
@@ -134,6 +136,24 @@ def allowed(items: Tensor, available: Tensor, seen: Tensor | None = None) -> Ten
     for column in seen.unbind(1):  # L passes over [B, C] instead of one over [B, C, L]
         mask &= items != column.unsqueeze(1)
     return mask
+
+
+def offered(history: History, available: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    """The candidates that came with the requests, [B, C] int64, and which may be shown, [B, C] bool; None: none came.
+
+    Args:
+        history: of who asked.
+        available: [N + 1] bool, `Catalog.available`.
+        seen: [B, L] rows that a user must not be shown again.
+    """
+    if history.offer.shape[1] == 0:
+        return None
+    return history.offer, allowed(history.offer, available, seen)
+
+
+def pick(items: Tensor, index: Tensor) -> Tensor:
+    """What stands at `index` [B, k] of the candidates [B, C] or [1, C]: [B, k] int64, 0 where the index is -1."""
+    return items.expand(len(index), -1).gather(1, index.clamp(min=0)).masked_fill(index < 0, 0)
 
 
 def _best(scores: Tensor, k: int) -> Tensor:

@@ -206,6 +206,11 @@ class SessionStore:
         self._context = self._context.new_zeros(users, context or self._context.shape[1])
         self._offer = self._offer.new_zeros(users, offer or self._offer.shape[1])
 
+    @property
+    def context_width(self) -> int:
+        """F, numbers that come with a request."""
+        return self._context.shape[1]
+
     # --- users -------------------------------------------------------------------------------------------------
 
     def rows(self, ids: Sequence[str]) -> Tensor:

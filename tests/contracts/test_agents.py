@@ -12,6 +12,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -212,6 +213,22 @@ def test_new_items_can_be_shown_at_once(make: Make) -> None:
     decision = agent.act(history)
     check(decision, history.user, items.available)
     assert set(decision.slate.unique().tolist()) == {ITEMS + 1, ITEMS + 2, ITEMS + 3}
+
+
+def test_only_what_was_offered_is_shown(make: Make) -> None:
+    """A request may bring its own candidates, some of which are not available or missing."""
+    items = catalog(ITEMS)
+    agent, history = trained(make, of=items), Identity().history(60)
+    offer = torch.rand(60, ITEMS, generator=torch.Generator().manual_seed(1)).topk(8).indices + 1
+    items.retire(offer[0, :2])
+    offer[1, 2:] = 0
+    decision = agent.act(replace(history, offer=offer))
+    check(decision, history.user, items.available)
+    inside = (decision.slate.unsqueeze(2) == offer.unsqueeze(1)).any(2)
+    assert (inside | (decision.slate == 0)).all()
+    few = (items.available[offer[1]] & (offer[1] > 0)).sum()
+    assert (decision.slate[1] > 0).sum() == min(int(few), SLATE)
+    assert (decision.slate[2:] > 0).all()
 
 
 def test_exploration_keeps_slates_whole_however_few_items_there_are(make: Make) -> None:
