@@ -1,0 +1,40 @@
+"""`streamrec bench`: ratios against a limit or a peer measured in the same run, because machines differ."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from streamrec.build import BadSpec, did_you_mean
+
+SPEEDS = ("simulators", "loop", "kafka", "dqn")
+"""Benchmarks of speed: `streamrec.bench.NAME.measure(seconds)`."""
+
+
+def measure(name: str, seconds: float) -> dict[str, Any]:
+    """Run the benchmark `name`, about `seconds` per measurement, on one thread.
+
+    Returns:
+        `{"bench", "threads", ...}`: rates per second and `ratio` = ours / the limit or peer of the same run.
+
+    Raises:
+        BadSpec: there is no such benchmark.
+    """
+    if name not in SPEEDS:
+        raise BadSpec(f"there is no benchmark {name!r}{did_you_mean(name, SPEEDS)}")
+    torch.set_num_threads(1)
+    figures: dict[str, Any] = importlib.import_module(f"streamrec.bench.{name}").measure(seconds)
+    return {"bench": name, "threads": 1, **figures}
+
+
+def rate(work: Callable[[], int], seconds: float) -> float:
+    """Units per second of `work`, which returns how many it did; a first call is not counted."""
+    work()
+    done, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        done += work()
+    return done / spent
