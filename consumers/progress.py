@@ -86,3 +86,42 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def print_agents(results: Mapping[str, Any]) -> None:
+    """What `streamrec bench agents` found, for people: a table per world, then the claims."""
+    console = Console()
+    for world in results["worlds"]:
+        console.print(_arena(world, [row for row in results["results"] if row["world"] == world["world"]]))
+    if results["claims"]:
+        console.print(_verdicts(results["claims"]))
+    console.print(f"report  {results['report']}", highlight=False, soft_wrap=True)
+
+
+def _arena(world: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table:
+    ahead = f"looking ahead is worth {world['lookahead_share']:.0%} of the way from random to oracle"
+    table = Table(box=None, padding=(0, 2), title=f"{world['world']}: {ahead}", title_justify="left")
+    for head in ("agent", "of the way", "95 % interval", "raw", "decisions to 90 %", "wall s", "seeds"):
+        table.add_column(head, justify="left" if head == "agent" else "right")
+    for row in sorted(rows, key=lambda row: -row["score"]):
+        ends = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+        steps = "" if row["steps"] is None else f"{row['steps']:,}"
+        cells = (f"{row['score']:.3f}", ends, f"{row['raw']:.4g}", steps, f"{row['wall_s']:.0f}", str(row["seeds"]))
+        table.add_row(row["agent"], *cells)
+    return table
+
+
+def _verdicts(claims: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2), title="claims", title_justify="left")
+    for head in ("world", "claim", "difference", "holds", "with the effect off", "tie"):
+        table.add_column(head)
+    for claim in claims:
+        table.add_row(claim["world"], claim["claim"], *_verdict(claim), *_verdict(claim["control"]))
+    return table
+
+
+def _verdict(verdict: Mapping[str, Any] | None) -> tuple[str, str]:
+    if verdict is None:
+        return "", ""
+    ends = "" if verdict["low"] is None else f" ({verdict['low']:.3g} to {verdict['high']:.3g})"
+    return f"{verdict['gap']:.3g}{ends}", "yes" if verdict["holds"] else "no"

@@ -266,6 +266,11 @@ class SimulatorWorld:
         self._oldest, self._newest = position["alive"]
         self._lives, self._gone = position["lives"].clone(), position["gone"].clone()
 
+    def ideal(self, rows: Tensor, foresight: float = 0.0) -> Tensor:
+        """What a policy that sees everything would show the users at store `rows` [n] now: [n, K] catalogue rows."""
+        users = self._user[rows.cpu()].to(self.core.device)
+        return self._item_row[self.core.best(users, foresight).cpu()]
+
     # --- more --------------------------------------------------------------------------------------------------
 
     def shift(self) -> None:

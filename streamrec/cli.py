@@ -185,14 +185,36 @@ def doctor(bootstrap_servers: Servers = None, as_json: Json = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: simulator, kafka or loop.")],
+    name: Annotated[str, typer.Argument(help="What to measure: simulators, loop, kafka, dqn or agents.")],
     as_json: Json = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement; agents: not used.")] = 5.0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="agents: an arena, shipped or a file; may be repeated. Default: all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="agents: seeds per agent.")] = 3,
+    short: Annotated[bool, typer.Option("--short", help="agents: fifty times shorter, to see that it works.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="agents: processes at a time.")] = 1,
+    run_dir: RunDir = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Measure speed as ratios against a limit measured in the same run."""
-    from streamrec.bench import measure
+    """Measure: speed as ratios against a limit or peer of the same run, agents on the way from random to oracle."""
+    if name != "agents":
+        from streamrec.bench import measure
 
-    _print(measure(name, seconds), as_json)
+        _print(measure(name, seconds), as_json)
+        return
+    from consumers.progress import print_agents
+    from streamrec.bench.agents import run
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    results = run(run_dir or _new_run_dir("agents"), only or (), seeds, short, jobs, say)
+    if as_json:
+        print(json.dumps(results))
+    else:
+        print_agents(results)
 
 
 @app.command("specs")

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamrec.bench import agents
+from streamrec.bench.arena import load, null, play, shipped, shorter
+from streamrec.bench.claims import parse
+from streamrec.build import BadSpec
+
+SMALL = """
+about = "a small feed"
+decisions = 800
+slate = 2
+tail = 0.5
+foresight_horizon = 8
+claims = ["popular > worst"]
+[null]
+"world.core.match" = 0.0
+"world.core.quality" = 0.0
+[world]
+core = { use = "simulators.feed.Feed", users = 64, items = 40, topics = 4, new_items_per_hour = 0, boredom = 0, leave = 0, quality = 1.5 }
+[agents.popular]
+use = "agents.popular.Popular"
+epsilon = 0.2
+[agents.worst]
+use = "agents.random.Random"
+seed = 5
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_arenas_are_whole(name: str) -> None:
+    arena = load(name)
+    for setting in (arena, null(arena)):
+        for claim in setting.get("claims", []):
+            parse(claim, {**setting["agents"], "random": 0, "myopic": 0, "oracle": 0})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "decisions = 5",
+        SMALL.replace("slate", "slates"),
+        "days = 3\n" + SMALL,
+        "about = ",
+        SMALL.replace("decisions = 800", ""),
+    ],
+)
+def test_bad_arenas_are_told(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(BadSpec):
+        load(str(path))
+    with pytest.raises(BadSpec, match="there is no arena"):
+        load("nothing")
+
+
+def test_null_changes_what_it_names_and_nothing_else(small: Path) -> None:
+    arena = load(str(small))
+    off = null(arena)
+    assert off["world"]["core"]["match"] == 0.0
+    assert "match" not in arena["world"]["core"]
+    assert off["agents"]["worst"] == arena["agents"]["worst"]
+
+
+def test_the_seed_decides_a_run_and_the_ends_are_ends(small: Path) -> None:
+    arena = load(str(small))
+    random, again = play(arena, "random", 1), play(arena, "random", 1)
+    assert random.curve == again.curve
+    assert random.score == again.score != play(arena, "random", 2).score
+    assert len(random.times) == len(random.curve) == 20
+    assert play(arena, "oracle", 1, 1.0).score > play(arena, "popular", 1).score > random.score
+
+
+def test_runs_are_kept_and_a_cut_off_line_is_made_again(small: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "out", []
+    first = agents.run(out, [str(small)], seeds=2, say=said.append)
+    made = (out / "runs.jsonl").read_text()
+    (out / "runs.jsonl").write_text(made[:-20])
+    second = agents.run(out, [str(small)], seeds=2, say=said.append)
+    assert said.count("20 runs, 0 of them made before") == 1
+    assert said.count("20 runs, 19 of them made before") == 1
+    keys = ("agent", "world", "score", "raw", "seeds")
+    assert [[row[k] for k in keys] for row in first["results"]] == [[row[k] for k in keys] for row in second["results"]]
+    assert first["claims"] == second["claims"]
+
+
+def test_scores_are_shares_of_the_way(small: Path, tmp_path: Path) -> None:
+    results = agents.run(tmp_path / "out", [str(small)], seeds=2)
+    scores = {row["agent"]: row["score"] for row in results["results"]}
+    assert scores["random"] == pytest.approx(0.0, abs=1e-9)
+    assert scores["oracle"] == pytest.approx(1.0)
+    assert 0 < scores["popular"] < 1
+    claim = results["claims"][0]
+    assert claim["gap"] > 0
+    assert claim["control"]["gap"] < claim["gap"]
+    page = Path(results["report"]).read_text()
+    assert "<svg" in page
+    assert "popular &gt; worst" in page
+
+
+def test_short_runs_are_short(small: Path) -> None:
+    arena = shorter(load(str(small)), 50)
+    assert play(arena, "popular", 0).decisions < 90
+    assert torch.get_num_threads() == 1
