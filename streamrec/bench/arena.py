@@ -12,7 +12,7 @@ An arena is a TOML file, shipped in `streamrec/specs/arena` or the reader's own:
     claims = ["a > b"]         # see `streamrec.bench.claims`
     [null]                     # overrides under which every claim must become a tie
     "world.core.repulsion" = 0.0
-    [world]                    # `core`, and keywords of `simulators.world.SimulatorWorld`
+    [world]                    # `core`, and keywords of `simulators.world.SimulatorWorld` (tick_s = 300: large waves)
     [agents.a]
     use = "..."
 
@@ -143,7 +143,7 @@ def play(arena: Arena, agent: str, seed: int, foresight: float = 0.0) -> Run:
     context["sessions"] = sessions = SessionStore(
         slate=arena["slate"], **{"users": core.users, **arena.get("sessions", {})}
     )
-    settings = {"tick_s": 10.0, **{name: value for name, value in arena["world"].items() if name != "core"}}
+    settings = {"tick_s": 300.0, **{name: value for name, value in arena["world"].items() if name != "core"}}
     world = SimulatorWorld(core, catalog, sessions, **settings)
     player = _player(arena, agent, context, world, foresight)
     curve = Curve(core, world.start, arena)
