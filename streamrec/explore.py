@@ -79,8 +79,9 @@ def plackett_luce(scores: Tensor, k: int, temperature: float, generator: Generat
         return index, torch.zeros(index.shape, device=scores.device)
     empty = index < 0
     picked = logits.gather(1, index.clamp(min=0)).masked_fill(empty, -torch.inf)
-    out = torch.zeros_like(logits, dtype=torch.bool)
-    out.scatter_(1, index.clamp(min=0), ~empty | out.gather(1, index.clamp(min=0)))
+    # One column more, for what empty slots "pick".
+    out = torch.zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+    out = out.scatter_(1, torch.where(empty, logits.shape[1], index), True)[:, :-1]
     rest = logits.masked_fill(out, -torch.inf).logsumexp(1, keepdim=True)
     # What a slot chose from: its own pick, those of the slots below, and what was never picked.
     left = torch.cat([picked, rest], dim=1).flip(1).logcumsumexp(1).flip(1)[:, :-1]

@@ -147,3 +147,16 @@ def test_allowed_leaves_out_what_is_empty_gone_or_seen() -> None:
         [True, False, False, True, False],
         [False, True, False, False, False],
     ]
+
+
+def test_plackett_luce_counts_no_empty_slot_as_a_pick() -> None:
+    """Two valid candidates and three slots: by hand, log(sigmoid(1)) for the better first, then certainty twice."""
+    scores = torch.tensor([[1.0, 0.0, -torch.inf, -torch.inf]]).expand(64, -1)
+    index, slot_logp = plackett_luce(scores, 3, 1.0, Generator().manual_seed(0))
+    first = index[:, 0] == 0
+    assert first.any()
+    assert not first.all()
+    expected = torch.where(first, torch.tensor(1.0).sigmoid().log(), torch.tensor(-1.0).sigmoid().log())
+    torch.testing.assert_close(slot_logp[:, 0], expected)
+    assert (slot_logp[:, 1:] == 0).all()
+    assert (index[:, 2] == -1).all()
