@@ -17,7 +17,7 @@ class SlateEnv(gymnasium.Env[Arrays, Any]):
 
     def __init__(self, **settings: Any) -> None:
         self.batch = SlateVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, **settings)
-        self.core = self.batch.core
+        self.core, self.page_shape = self.batch.core, self.batch.page_shape
         self.observation_space = self.batch.single_observation_space
         self.action_space = self.batch.single_action_space
 
@@ -34,9 +34,13 @@ class SlateEnv(gymnasium.Env[Arrays, Any]):
         return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), known
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """[C * K] bool, what sb3-contrib asks for: the places that hold a candidate, for each slot."""
-        there = self.batch._observe()["mask"][0].astype(np.bool_)
-        return np.tile(there, self.core.slate)
+        """[C * K] bool, what sb3-contrib asks for: the places that hold a candidate, for each slot.
+
+        Raises:
+            ValueError: the action mode has no places to mask.
+        """
+        masks: NDArray[np.bool_] = self.batch.action_masks()[0]
+        return masks
 
 
 def _first(observation: Arrays) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,43 +16,60 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simulators.actions import Actions
 from simulators.core import Core, Feedback
-from streamrec.records import Kind
+from simulators.windows import Windows
+from streamrec.records import POSITIVE, Kind
 
 Arrays = dict[str, NDArray[Any]]
 
 MAX_AGE_S = 30 * 86400.0
 """Older is as old as this."""
 
+MAX_CONTEXT = 1e6
+"""Numbers of a context beyond this are cut off, so that the space has an end."""
+
+CANDIDATES = 50
+"""C, where neither the caller nor the core says."""
+
 
 class SlateVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
-    """One episode = `horizon` decisions of one user. Every row has a core user of its own.
+    """One episode = at most `horizon` decisions of one user. Every row has a core user of its own.
 
     Observation, a flat dictionary of fixed shapes (item numbers, 0 = empty; newest last):
-    `items`, `kinds`, `ages` [L] clicks, seconds since each; `skipped`, `skip_ages` [S] explicit skips; `visit` [1]
-    clicks of the running visit; `candidates` [C] item numbers one may show now, `mask` [C] 1 where there is one.
+    `clicked`, `kinds`, `ages` [L] clicks and purchases, seconds since each; `skipped`, `skip_ages` [S] explicit skips;
+    `visit` [1] clicks and purchases of the running visit; `candidates` [C] item numbers one may show now, `mask` [C] 1
+    where there is one; `context` [G] what the world says of the user and the moment, if it says anything. With
+    `obs_mode` "features" also `candidate_features` [C * F], candidate after candidate; with "ids" who wants features
+    looks them up in `core.features`, which spares copying them every step.
 
-    Action: places in the list of candidates, not item numbers, so the space stays while items come and go. In mode
-    "slate" `MultiDiscrete([C] * K)`, best place first; a candidate named twice or not there is replaced by the next
-    free one in the list. In mode "item" `Discrete(C)` and slates of one. With as many candidates as items (and none
-    arriving) the list is the catalogue in fixed order.
+    Action: places in the list of candidates, or numbers that order it (`simulators.actions.Actions`). With as many
+    candidates as items, and none arriving, the list is the catalogue in fixed order. `page_shape` says how the slots of
+    mode "page" lie, row by row.
 
-    Reward: the core's, by default one per click. `truncated` at the horizon; never `terminated`: who leaves comes back,
-    so the end of a visit is a gap in time (`info["leave"]`, `info["gap"]` in seconds) across which returns add up.
+    Reward: the core's, by default one per click. `truncated` at the horizon. Where lives end (`Core.mortal`), who
+    leaves is `terminated`; elsewhere nobody ever is: who leaves comes back, so the end of a visit is a gap in time
+    (`info["leave"]`, `info["gap"]` in seconds) across which returns add up. What rewards are made of is in the info:
+    `clicks`, `skips`, `purchases`, `leave` per row, `kinds` and `shown` per slot, `duplicates` in modes "slate" and
+    "page".
 
     Args:
         num_envs: N.
         core: the dynamics, or "module:Class" of them; called with `users=num_envs` and the remaining keywords.
         horizon: decisions per episode.
-        candidates: C, drawn from the items that are there at each request.
-        history: L, clicks observed.
+        candidates: C, drawn from the items that are there at each request; a core that draws its own (`Core.offered`)
+            is told, if it takes this keyword. None: as many as the core offers, else 50.
+        history: L, clicks and purchases observed.
         skips: S, skips observed.
-        action_mode: "slate" or "item".
+        action_mode: "item", "slate", "page", "rank" or "score".
+        on_duplicate: what becomes of a place named twice: "repair", "penalise" or "raise".
+        duplicate_penalty: what "penalise" takes off the reward for each, beside repairing it.
+        obs_mode: "ids" or "features".
         autoreset_mode: an `AutoresetMode` of Gymnasium or its value: "NextStep", "SameStep", "Disabled".
         settings: keywords of the core.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: a setting out of its range, or one that does not go with the core.
     """
 
     def __init__(
@@ -59,62 +77,72 @@ class SlateVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
         num_envs: int = 1,
         core: str | Callable[..., Core] = "simulators.feed:Feed",
         horizon: int = 100,
-        candidates: int = 50,
+        candidates: int | None = None,
         history: int = 20,
         skips: int = 20,
         action_mode: str = "slate",
+        on_duplicate: str = "repair",
+        duplicate_penalty: float = 1.0,
+        obs_mode: str = "ids",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         **settings: Any,
     ) -> None:
-        if action_mode not in ("slate", "item"):
-            raise ValueError(f'action_mode must be "slate" or "item", got {action_mode!r}')
-        if action_mode == "item":
-            settings["slate"] = 1
-        self.core = _find(core)(users=num_envs, **settings)
-        for name, number, least in (("horizon", horizon, 1), ("candidates", candidates, self.core.slate)):
-            if number < least:
-                raise ValueError(f"{name} must be at least {least}, got {number}")
-        self.num_envs, self.horizon, self.count = num_envs, horizon, candidates
+        self.core = _make(core, num_envs, action_mode == "item", candidates, settings)
+        self.count = _count(self.core, candidates)
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {horizon}")
+        _check_observed(self.core, obs_mode, history, skips)
+        self.actions = Actions(action_mode, self.core, self.count, on_duplicate)
+        self.penalty = duplicate_penalty if on_duplicate == "penalise" else 0.0
+        self.num_envs, self.horizon = num_envs, horizon
+        self.with_features = obs_mode == "features"
+        self.page_shape = self.core.shape
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
-        self.item_mode = action_mode == "item"
-        self._make_spaces(history, skips)
         self._make_tables(history, skips)
-
-    def _make_spaces(self, length: int, skips: int) -> None:
-        top, c = self.core.capacity, self.count
-
-        def box(high: float, width: int, dtype: Any) -> spaces.Box:
-            return spaces.Box(0, high, (width,), dtype)
-
-        self.single_observation_space = spaces.Dict(
-            {
-                "items": box(top, length, np.int32),
-                "kinds": box(max(Kind), length, np.int8),
-                "ages": box(MAX_AGE_S, length, np.float32),
-                "skipped": box(top, skips, np.int32),
-                "skip_ages": box(MAX_AGE_S, skips, np.float32),
-                "visit": box(self.horizon * self.core.slate, 1, np.int32),
-                "candidates": box(top, c, np.int32),
-                "mask": box(1, c, np.int8),
-            }
-        )
-        self.single_action_space = spaces.Discrete(c) if self.item_mode else spaces.MultiDiscrete([c] * self.core.slate)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._make_spaces(history, skips)
 
     def _make_tables(self, length: int, skips: int) -> None:
         n, at = self.num_envs, self.core.device
         self._rows = torch.arange(n, device=at)
-        self._items = torch.zeros(n, length, dtype=torch.int32, device=at)
-        self._times = torch.zeros(n, length, dtype=torch.float64, device=at)
-        self._skipped = torch.zeros(n, skips, dtype=torch.int32, device=at)
-        self._skip_times = torch.zeros(n, skips, dtype=torch.float64, device=at)
+        self._everybody = np.ones(n, dtype=np.bool_)
+        self._positives, self._skips = Windows(n, length, at), Windows(n, skips, at)
         self._visit = torch.zeros(n, dtype=torch.int32, device=at)
         self._candidates = torch.zeros(n, self.count, dtype=torch.int64, device=at)
         self._decisions = torch.zeros(n, dtype=torch.int64, device=at)
         self._done = torch.ones(n, dtype=torch.bool, device=at)  # over, or never begun
         self._begun = False
+        self._positive = torch.zeros(len(Kind), dtype=torch.bool, device=at)
+        self._positive[list(POSITIVE)] = True
+
+    def _make_spaces(self, length: int, skips: int) -> None:
+        top, c = self.core.capacity, self.count
+        context = self.core.context(self._rows[:1]).shape[1]
+
+        def box(high: float, width: int, dtype: Any, low: float = 0) -> spaces.Box:
+            return spaces.Box(low, high, (width,), dtype)
+
+        observed = {
+            "clicked": box(top, length, np.int32),
+            "kinds": box(max(Kind), length, np.int8),
+            "ages": box(MAX_AGE_S, length, np.float32),
+            "skipped": box(top, skips, np.int32),
+            "skip_ages": box(MAX_AGE_S, skips, np.float32),
+            "visit": box(self.horizon * self.core.slate, 1, np.int32),
+            "candidates": box(top, c, np.int32),
+            "mask": box(1, c, np.int8),
+        }
+        self._told = context > 0
+        if self._told:
+            observed["context"] = box(MAX_CONTEXT, context, np.float32, -MAX_CONTEXT)
+        if self.with_features:
+            features = self.core.features
+            low, high = min(0.0, float(features.min())), max(float(features.max()), 1e-6)
+            observed["candidate_features"] = box(high, c * features.shape[1], np.float32, low)
+        self.single_observation_space = spaces.Dict(observed)  # type: ignore[arg-type]
+        self.single_action_space = self.actions.space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     # --- gymnasium ---------------------------------------------------------------------------------------------
 
@@ -155,154 +183,142 @@ class SlateVectorEnv(VectorEnv[Arrays, NDArray[Any], NDArray[Any]]):
 
     def _restart(self, rows: Tensor, seeds: Tensor | None = None) -> None:
         self.core.reset(rows, seeds)
-        for table in (self._items, self._times, self._skipped, self._skip_times, self._visit, self._decisions):
+        for window in (self._positives, self._skips):
+            window.clear(rows)
+        for table in (self._visit, self._decisions):
             table[rows] = 0
         self._done[rows] = False
         self._begun = True
         self._candidates[rows] = self.core.sample(rows, self.count)
 
     def step(self, actions: NDArray[Any]) -> tuple[Arrays, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Show every user the candidates at `actions` ([N, K], in mode "item" [N]).
+        """Show every user what `actions` ([N, ...], as the space says) make of the candidates.
 
         Raises:
             ResetNeeded: an episode is over, or none began, and the autoreset mode leaves resets to the caller.
             ValueError: actions of the wrong shape or out of range.
         """
-        places = self._places(actions)
         idle = self._done.clone()
-        if bool(idle.any()) and (not self._begun or self.autoreset_mode != AutoresetMode.NEXT_STEP):
+        some_idle = bool(idle.any())
+        if some_idle and (not self._begun or self.autoreset_mode != AutoresetMode.NEXT_STEP):
             raise ResetNeeded("an episode is over: call reset before step")
-        rows = self._rows[~idle]
-        slates = self._slates(rows, places[rows])
+        rows, candidates = self._rows, self._candidates
+        if some_idle:
+            rows = rows[~idle]
+            candidates, actions = candidates[rows], _rows_of(actions, idle)
+        slates, duplicates = self.actions.decode(actions, candidates)
         shown_at = self.core.time[rows]
         feedback = self.core.step(rows, slates)
         self._remember(rows, slates, feedback, shown_at)
         self._decisions[rows] += 1
         self._candidates[rows] = self.core.sample(rows, self.count)
-        self._done[rows] = self._decisions[rows] >= self.horizon
+        terminated = torch.zeros_like(idle)
+        if self.core.mortal:
+            terminated[rows] = feedback.leave
+        self._done = ~idle & (terminated | (self._decisions >= self.horizon))
         reward = torch.zeros(self.num_envs, dtype=torch.float64, device=rows.device)
-        reward[rows] = feedback.reward.double()
-        return self._finish(idle, reward, self._info(rows, slates, feedback))
+        reward[rows] = feedback.reward.double() - self.penalty * duplicates
+        return self._finish(idle, terminated, reward, self._info(rows, slates, feedback, duplicates))
 
     def _finish(
-        self, idle: Tensor, reward: Tensor, info: dict[str, Any]
+        self, idle: Tensor, terminated: Tensor, reward: Tensor, info: dict[str, Any]
     ) -> tuple[Arrays, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        truncated = _array(self._done & ~idle)
+        truncated = _array(self._done & ~terminated)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and bool(idle.any()):
             self._restart(self._rows[idle])
-        elif self.autoreset_mode == AutoresetMode.SAME_STEP and truncated.any():
-            info = self._final(truncated, info)
+        elif self.autoreset_mode == AutoresetMode.SAME_STEP and bool(self._done.any()):
+            info = self._final(_array(self._done), info)
             self._restart(self._rows[self._done])
-        return self._observe(), _array(reward), np.zeros_like(truncated), truncated, info
+        return self._observe(), _array(reward), _array(terminated), truncated, info
 
     def _final(self, over: NDArray[Any], info: dict[str, Any]) -> dict[str, Any]:
         """The info of a step that ended episodes which begin anew within it, as Gymnasium lays it out."""
         last = self._observe()
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row in np.flatnonzero(over):
-            final_obs[row] = {name: column[row] for name, column in last.items()}
+        rows = zip(*(column[over] for column in last.values()), strict=True)
+        for row, values in zip(np.flatnonzero(over), rows, strict=True):
+            final_obs[row] = dict(zip(last, values, strict=True))
         ended = {name: over if name.startswith("_") else column for name, column in info.items()}
         going_on = {name: column & ~over if name.startswith("_") else column for name, column in info.items()}
-        return {**going_on, "final_obs": final_obs, "_final_obs": over, "final_info": ended, "_final_info": over}
+        return {
+            **going_on,
+            "final_obs": final_obs,
+            "_final_obs": over,
+            "final_obs_batch": {**last, **{f"_{name}": over for name in last}},
+            "_final_obs_batch": over,
+            "final_info": ended,
+            "_final_info": over,
+        }
 
-    # --- actions -----------------------------------------------------------------------------------------------
-
-    def _places(self, actions: NDArray[Any]) -> Tensor:
-        """[N, K] int64, checked."""
-        shape = (self.num_envs,) if self.item_mode else (self.num_envs, self.core.slate)
-        places = np.asarray(actions)
-        if places.shape != shape or places.min() < 0 or places.max() >= self.count:
-            raise ValueError(
-                f"expected actions of shape {shape} in 0..{self.count - 1}, got shape {places.shape} "
-                f"in {places.min(initial=0)}..{places.max(initial=0)}"
-            )
-        return torch.from_numpy(places.astype(np.int64)).to(self.core.device).view(self.num_envs, -1)
-
-    def _slates(self, rows: Tensor, places: Tensor) -> Tensor:
-        """Item numbers at `places` [n, K] of the candidates of `rows`, all different; [n, K] int64."""
-        candidates = self._candidates[rows]
-        items = candidates.gather(1, places)
-        ordered = items.sort(1).values
-        wrong = (items == 0).any(1) | (ordered[:, 1:] == ordered[:, :-1]).any(1)
-        if bool(wrong.any()):
-            items[wrong] = repair(candidates[wrong], places[wrong])
-        return items
+    def action_masks(self) -> NDArray[np.bool_]:
+        """[N, C * K] bool, what sb3-contrib asks for: the places that hold a candidate, for each slot."""
+        return self.actions.masks(self._candidates)
 
     # --- observations ------------------------------------------------------------------------------------------
 
     def _remember(self, rows: Tensor, slates: Tensor, feedback: Feedback, shown_at: Tensor) -> None:
         when = shown_at.unsqueeze(1) + feedback.delay
-        for slot in range(slates.shape[1]):
-            clicked = feedback.kinds[:, slot] == int(Kind.CLICK)
-            _push(self._items, rows[clicked], slates[clicked, slot])
-            _push(self._times, rows[clicked], when[clicked, slot])
-            skipped = feedback.kinds[:, slot] == int(Kind.SKIP)
-            _push(self._skipped, rows[skipped], slates[skipped, slot])
-            _push(self._skip_times, rows[skipped], when[skipped, slot])
-        clicks = (feedback.kinds == int(Kind.CLICK)).sum(1, dtype=torch.int32)
-        self._visit[rows] = torch.where(feedback.leave, 0, self._visit[rows] + clicks)
+        liked = self._positive[feedback.kinds.long()]
+        self._positives.push(rows, liked, slates, feedback.kinds, when)
+        self._skips.push(rows, feedback.kinds == int(Kind.SKIP), slates, feedback.kinds, when)
+        visit = self._visit[rows] + liked.sum(1, dtype=torch.int32)
+        self._visit[rows] = torch.where(feedback.leave, 0, visit)
 
     def _observe(self) -> Arrays:
-        now = self.core.time.unsqueeze(1)
-
-        def ages(items: Tensor, times: Tensor) -> NDArray[Any]:
-            return _array(((now - times) * (items > 0)).clamp(0.0, MAX_AGE_S).float())
-
-        return {
-            "items": _array(self._items),
-            "kinds": _array((self._items > 0) * int(Kind.CLICK), np.int8),
-            "ages": ages(self._items, self._times),
-            "skipped": _array(self._skipped),
-            "skip_ages": ages(self._skipped, self._skip_times),
+        now, candidates = self.core.time, self._candidates
+        observed = {
+            "clicked": _array(self._positives.items),
+            "kinds": _array(self._positives.kinds),
+            "ages": self._positives.ages(now, MAX_AGE_S).cpu().numpy(),
+            "skipped": _array(self._skips.items),
+            "skip_ages": self._skips.ages(now, MAX_AGE_S).cpu().numpy(),
             "visit": _array(self._visit.unsqueeze(1)),
-            "candidates": _array(self._candidates, np.int32),
-            "mask": _array(self._candidates > 0, np.int8),
+            "candidates": _array(candidates, np.int32),
+            "mask": _array(candidates > 0, np.int8),
         }
+        if self._told:
+            observed["context"] = _array(self.core.context(self._rows).clamp(-MAX_CONTEXT, MAX_CONTEXT), np.float32)
+        if self.with_features:
+            features = self.core.features[candidates].masked_fill((candidates == 0).unsqueeze(2), 0.0)
+            observed["candidate_features"] = _array(features.flatten(1), np.float32)
+        return observed
 
-    def _info(self, rows: Tensor, slates: Tensor, feedback: Feedback) -> dict[str, Any]:
-        """What the rewards are made of, [N] per key with a mask `_key` as Gymnasium has it."""
+    def _info(self, rows: Tensor, slates: Tensor, feedback: Feedback, duplicates: Tensor) -> dict[str, Any]:
+        """What the rewards are made of, [N, ...] per key with a mask `_key` as Gymnasium has it."""
         columns = {
             "clicks": (feedback.kinds == int(Kind.CLICK)).sum(1),
             "skips": (feedback.kinds == int(Kind.SKIP)).sum(1),
+            "purchases": (feedback.kinds == int(Kind.PURCHASE)).sum(1),
             "leave": feedback.leave,
             "gap": feedback.gap,
+            "kinds": feedback.kinds,
             "shown": slates,
         }
-        stepped = np.zeros(self.num_envs, dtype=np.bool_)
-        stepped[rows.cpu().numpy()] = True
+        if self.actions.named:
+            columns["duplicates"] = duplicates
+        stepped = self._everybody
+        if len(rows) < self.num_envs:
+            stepped = np.zeros(self.num_envs, dtype=np.bool_)
+            stepped[rows.cpu().numpy()] = True
         info: dict[str, Any] = {}
         for name, column in columns.items():
-            info[name] = np.zeros((self.num_envs, *column.shape[1:]), dtype=column.cpu().numpy().dtype)
-            info[name][stepped] = column.cpu().numpy()
+            known = _array(column)
+            info[name] = known if stepped is self._everybody else _spread(known, stepped)
             info[f"_{name}"] = stepped.copy()
         return info
 
 
-def repair(candidates: Tensor, places: Tensor) -> Tensor:
-    """Slates without repeats: a place taken already, or empty, becomes the next free one, going round.
-
-    Args:
-        candidates: [n, C] item numbers, 0 = empty.
-        places: [n, K] places in them.
-
-    Returns:
-        [n, K] item numbers; 0 once the candidates are used up.
-    """
-    free = candidates > 0
-    positions = torch.arange(candidates.shape[1], device=places.device)
-    chosen = []
-    for slot in range(places.shape[1]):
-        distance = (positions - places[:, slot : slot + 1]) % candidates.shape[1]
-        place = torch.where(free, distance, candidates.shape[1]).argmin(1, keepdim=True)
-        item = torch.where(free.gather(1, place), candidates.gather(1, place), 0)
-        free = free.scatter(1, place, False)
-        chosen.append(item)
-    return torch.cat(chosen, 1)
+def _spread(column: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
+    """The rows of `column` where `rows` is true, zeros elsewhere."""
+    wide = np.zeros((len(rows), *column.shape[1:]), dtype=column.dtype)
+    wide[rows] = column
+    return wide
 
 
-def _push(table: Tensor, rows: Tensor, newest: Tensor) -> None:
-    """Shift the windows of `rows` to the left and write `newest` on the right."""
-    table[rows] = torch.cat([table[rows, 1:], newest.unsqueeze(1).to(table.dtype)], 1)
+def _rows_of(actions: NDArray[Any], idle: Tensor) -> NDArray[Any]:
+    """The actions of those who are not idle; actions of the wrong number pass and are refused by who reads them."""
+    given = np.asarray(actions)
+    return given[~idle.cpu().numpy()] if len(given) == len(idle) else given
 
 
 def _array(column: Tensor, dtype: type[np.generic] | None = None) -> NDArray[Any]:
@@ -311,9 +327,43 @@ def _array(column: Tensor, dtype: type[np.generic] | None = None) -> NDArray[Any
     return array.astype(dtype if dtype is not None else array.dtype)
 
 
-def _find(core: str | Callable[..., Core]) -> Callable[..., Core]:
-    if not isinstance(core, str):
-        return core
-    module, _, name = core.partition(":")
-    found: Callable[..., Core] = getattr(importlib.import_module(module), name)
-    return found
+def _make(
+    make: str | Callable[..., Core], users: int, single: bool, count: int | None, settings: dict[str, Any]
+) -> Core:
+    """The core, with slates of one if `single` and it can, and drawing its own candidates if it does."""
+    if isinstance(make, str):
+        module, _, name = make.partition(":")
+        found: Callable[..., Core] = getattr(importlib.import_module(module), name)
+    else:
+        found = make
+    takes = inspect.signature(found).parameters
+    if single and "slate" in takes:
+        settings = {**settings, "slate": 1}
+    if count is not None and "candidates" in takes:
+        settings = {**settings, "candidates": count}
+    return found(users=users, **settings)
+
+
+def _count(core: Core, candidates: int | None) -> int:
+    """How many candidates there are to choose from."""
+    if core.offered and candidates not in (None, core.offered):
+        raise ValueError(
+            f"{core.offered} candidates come with a request in this world: "
+            f"candidates must be that or None, got {candidates}"
+        )
+    count = core.offered or candidates
+    if count is None:
+        return max(CANDIDATES, core.slate)
+    if count < core.slate:
+        raise ValueError(f"candidates must be at least {core.slate}, got {count}")
+    return count
+
+
+def _check_observed(core: Core, obs_mode: str, history: int, skips: int) -> None:
+    if obs_mode not in ("ids", "features"):
+        raise ValueError(f'obs_mode must be "ids" or "features", got {obs_mode!r}')
+    if obs_mode == "features" and core.features.shape[1] == 0:
+        raise ValueError('obs_mode "features" needs items with features, and those of this world have none: use "ids"')
+    for name, number in (("history", history), ("skips", skips)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")

@@ -25,8 +25,9 @@ from streamrec.build import BadSpec, build, did_you_mean
 from streamrec.catalog import Catalog
 from streamrec.evaluation.report import recovery, write_report
 from streamrec.loop import Loop, policy_names
-from streamrec.ports import State
+from streamrec.ports import Agent, State
 from streamrec.sessions import SessionStore
+from streamrec.warmstart import Witness
 
 log = logging.getLogger(__name__)
 
@@ -157,24 +158,50 @@ class Experiment:
                 next_checkpoint = time.monotonic() + self.settings.checkpoint_s
 
     def _warm_start(self) -> None:
-        """Let one policy learn from a log before the run: the loop over another world, with sessions of its own."""
+        """Before the run: a policy learns from a log, or a teacher does and hands over to it.
+
+        That is the loop over another world, with sessions of its own. With a `teacher` the policy sees nothing of the
+        log itself, and what the hand-over says of its checks stands in `warm_start.json`.
+        """
         if self.warm:
             return
         table = dict(self.spec["warm_start"])
-        names, passes = list(policy_names(self.loop.agent)), int(table.get("passes", 1))
-        policy = table.get("policy")
-        members = getattr(self.loop.agent, "agents", {})
-        if policy not in members:
-            raise BadSpec(f"warm_start.policy must name a policy of the agent, got {policy!r}; there is {names}")
-        for _ in range(passes):
-            sessions = self._make(SessionStore, "sessions")
-            world = build(table["world"], self._context | {"sessions": sessions}, "warm_start.world")
-            every, device = self.settings.update_every, self.settings.torch_device()
-            loop = Loop(world, sessions, self.loop.catalog, members[policy], {}, every, None, device)
-            while not self.stopped and loop.step():
-                pass
-            world.close()
+        student = self._warm_policy(table.get("policy"))
+        witness = self._witness(table, student)
+        for number in range(int(table.get("passes", 1))):
+            # Only the first pass is kept for lessons: a log read twice would look like users who live twice.
+            self._pass(table, student if witness is None else witness if number == 0 else witness.teacher)
+        if witness is not None and not self.stopped:
+            hand_over = build(table["hand_over"], self._context, "warm_start.hand_over")
+            (self.run_dir / "warm_start.json").write_text(json.dumps(hand_over(student, witness), indent=1))
         self.warm = not self.stopped
+
+    def _warm_policy(self, name: str | None) -> Agent:
+        members: dict[str, Agent] = getattr(self.loop.agent, "agents", {})
+        if name is None and not members:
+            return self.loop.agent
+        if name not in members:
+            names = list(policy_names(self.loop.agent))
+            raise BadSpec(f"warm_start.policy must name a policy of the agent, got {name!r}; there is {names}")
+        return members[name]
+
+    def _witness(self, table: dict[str, Any], student: Agent) -> Witness | None:
+        if ("teacher" in table) != ("hand_over" in table):
+            raise BadSpec("warm_start needs both teacher and hand_over, or neither: one learns, the other passes it on")
+        if "teacher" not in table:
+            return None
+        gamma = getattr(getattr(student, "replay", None), "gamma", 0.9)
+        teacher = build(table["teacher"], self._context, "warm_start.teacher")
+        return Witness(teacher, gamma=gamma, device=self.settings.torch_device())
+
+    def _pass(self, table: dict[str, Any], learner: Agent) -> None:
+        sessions = self._make(SessionStore, "sessions")
+        world = build(table["world"], self._context | {"sessions": sessions}, "warm_start.world")
+        every, device = self.settings.update_every, self.settings.torch_device()
+        loop = Loop(world, sessions, self.loop.catalog, learner, {}, every, None, device)
+        while not self.stopped and loop.step():
+            pass
+        world.close()
 
     def _out_of_time(self) -> bool:
         return 0 < self.settings.seconds <= self._elapsed()

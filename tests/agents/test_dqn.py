@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
-from agents.dqn import DQN
+from agents.dqn import DQN, Spread
 from agents.popular import Popular
 from agents.random import Random
 from agents.rules import SequentialRules
 from streamrec.catalog import Catalog
 from streamrec.encoders.gru4rec import GRU4Rec
+from streamrec.memory import PrioritisedReplay
 from streamrec.records import Decision, History, Kind, Transition
+from streamrec.sessions import SessionStore
 from tests.histories import catalog, clicked, history, window
 
 
@@ -22,7 +25,7 @@ def agent(of: Catalog, slate: int = 1, candidates: Any = None, **settings: Any) 
     encoder = GRU4Rec(of, dim=8, length=1)
     proposes = candidates or Popular(of, len(of))
     quiet = {"epsilon": 0.0, "epsilon_start": 0.0, "batch": 64, "memory": 4_000, "extra": 0}
-    return DQN(encoder, proposes, of, slate, **quiet | settings)
+    return DQN(of, SessionStore(users=64, length=6, skips=4, slate=slate), slate, encoder, proposes, **quiet | settings)
 
 
 def step(before: History, shown: Tensor, rewards: Tensor, after: History, done: Tensor | None = None) -> Transition:
@@ -143,15 +146,12 @@ def test_target_network_follows_in_jumps_new_items_included() -> None:
 
 
 def test_the_catalogue_is_not_copied_with_the_network() -> None:
-    class Remembers(GRU4Rec):
-        def __init__(self, of: Catalog) -> None:
-            super().__init__(of, dim=8)
-            self.of = of
-
     items = catalog(4)
-    made = DQN(Remembers(items), Popular(items, 4), items, 1)
-    assert made.target.encoder.of is items  # type: ignore[attr-defined]
-    assert made.target.encoder.items is not made.online.encoder.items
+    made = agent(items)
+    assert made.online.inputs.catalog is made.target.inputs.catalog is items
+    one, other = (dict(net.named_parameters()) for net in (made.online, made.target))
+    assert one.keys() == other.keys()
+    assert all(one[name].data_ptr() != other[name].data_ptr() for name in one)
 
 
 # --- candidates and exploration ----------------------------------------------------------------------------------
@@ -221,6 +221,97 @@ class Panelist(Random):
 
     def __init__(self, of: Catalog) -> None:
         super().__init__(of, 4)
+
+
+# --- switches ----------------------------------------------------------------------------------------------------
+
+
+def test_dueling_splits_values_into_what_the_state_is_worth_and_what_items_differ_by() -> None:
+    """Q = V + A - mean of A: over the candidates the values have the mean V, whichever of them are asked about."""
+    items = catalog(9)
+    made = agent(items, dueling=True)
+    before, every = history([[1, 2], [3]]), torch.arange(1, 10).expand(2, -1)
+    mask = every != torch.tensor([[4], [5]])
+    net = made.online
+    with torch.no_grad():
+        level = net.worth(net.inputs.state(before)).squeeze(1)
+        values = net(before, every, among=(every, mask))
+        torch.testing.assert_close((values * mask).sum(1) / 8, level)
+        few = every[:, [6, 2]]
+        torch.testing.assert_close(net(before, few, among=(every, mask)), values[:, [6, 2]])
+
+
+def test_dueling_looks_ahead_too() -> None:
+    made = agent(catalog(4), n_step=1, dueling=True, target_every=20, learning_rate=0.01, item_learning_rate=0.2)
+    generator = Generator().manual_seed(1)
+    for _ in range(20):
+        made.observe(farm(100, generator))
+    for _ in range(500):
+        made.update()
+    assert made.act(last(torch.tensor([HOME, SEED]))).slate.squeeze(1).tolist() == [SEED, FRUIT]
+
+
+def test_prioritised_replay_is_told_the_error_of_each_transition_and_weighs_the_loss() -> None:
+    made = agent(catalog(4), slate=2, batch=4, memory=4, gamma=0.0, prioritised=True)
+    shown = torch.tensor([[1, 2], [3, 0], [1, 4], [2, 3]])
+    rewards = torch.tensor([[1.0, 0.0], [5.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    before = history([[1], [2], [3], [4]])
+    made.observe(step(before, shown, rewards, before))
+    replay = made.replay
+    assert isinstance(replay, PrioritisedReplay)
+    with torch.no_grad():
+        error = ((made.online(before, shown) - rewards) * (shown > 0)).abs()
+        sample = replay.sample(4, Generator().set_state(made.generator.get_state()))
+    replay.samples -= 1
+    seen, filled = error[sample.number], (shown > 0)[sample.number]
+    loss = (sample.weight.unsqueeze(1) * seen.square()).sum() / filled.sum()
+    assert made.update()["loss"] == pytest.approx(float(loss), rel=1e-4)
+    expected = (error.sum(1) / (shown > 0).sum(1) + replay.eps) ** replay.alpha
+    torch.testing.assert_close(replay._mass[sample.number], expected[sample.number])
+
+
+def test_without_anybody_who_proposes_every_available_item_is_a_candidate() -> None:
+    items = catalog(6)
+    sessions = SessionStore(users=64, length=6, skips=4, slate=2)
+    made = DQN(items, sessions, 2, GRU4Rec(items, dim=8), epsilon=1.0, epsilon_start=1.0)
+    items.retire(torch.tensor([2]))
+    slate = made.act(history([[1]] * 300)).slate
+    assert set(slate.flatten().tolist()) == {1, 3, 4, 5, 6}
+    assert made.update() == {}
+
+
+def test_learns_from_what_the_world_says_of_users_and_items_without_an_encoder() -> None:
+    """People of two kinds, items with two features: everybody likes the one that goes with the kind."""
+    items, sessions = catalog(6), SessionStore(users=64, length=6, skips=4, slate=1)
+    items.reserve(2)
+    items.describe(torch.arange(1, 7), features=torch.eye(2).repeat(3, 1))
+    sessions.reserve(context=2)
+    quiet = {"epsilon": 0.0, "epsilon_start": 0.0, "batch": 64, "learning_rate": 0.01, "gamma": 0.0}
+    made = DQN(items, sessions, 1, candidates=Popular(items, 6), **quiet)  # type: ignore[arg-type]
+    generator = Generator().manual_seed(0)
+    for _ in range(60):
+        kind = torch.randint(0, 2, (64,), generator=generator)
+        shown = torch.randint(1, 7, (64, 1), generator=generator)
+        before = replace(history([[]] * 64), context=torch.eye(2)[kind])
+        rewards = ((shown[:, 0] - 1) % 2 == kind).float().unsqueeze(1)
+        made.observe(step(before, shown, rewards, before))
+        made.update()
+    slate = made.act(replace(history([[]] * 2), context=torch.eye(2))).slate[:, 0]
+    assert ((slate - 1) % 2).tolist() == [0, 1]
+
+
+def test_spread_of_values_is_that_of_the_last_day() -> None:
+    spread = Spread()
+    numbers = [(0.0, 9.0), (600.0, 100.0), (86_400.0, 1.0), (86_400.0, 4.0), (87_000.0, 7.0)]
+    said = []
+    for spread.now, number in numbers:
+        said.append(spread.add(number))
+    assert said[0] == 0.0
+    assert said[1] == pytest.approx(45.5)
+    assert said[-1] == pytest.approx(6.0**0.5), "of 1, 4 and 7: what came before is over a day old"
+    again = Spread()
+    again.load_state_dict(spread.state_dict())
+    assert again.add(3.0) == spread.add(3.0)
 
 
 def test_refuses_settings_that_make_no_sense() -> None:

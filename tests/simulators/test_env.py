@@ -10,23 +10,45 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from simulators.env import SlateEnv
+from tests.simulators.worlds import small, worlds
 
-MODES = ["slate", "item"]
-
-
-def make(**settings: Any) -> gymnasium.Env[Any, Any]:
-    return gymnasium.make("simulators:Feed-v0", **{"items": 60, "candidates": 12, "horizon": 10, **settings})
+MODES = ("item", "slate", "page", "rank", "score")
+EVERYTHING = [(world, mode, "ids" if mode == "slate" else "features") for world in worlds() for mode in MODES]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_gymnasium_accepts_it(mode: str) -> None:
-    check_env(make(action_mode=mode).unwrapped)
+def make(world: str = "Feed-v0", **settings: Any) -> gymnasium.Env[Any, Any]:
+    return gymnasium.make(f"simulators:{world}", **{**small(world), **settings})
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_stable_baselines3_accepts_it(mode: str) -> None:
+@pytest.mark.parametrize(("world", "mode", "obs_mode"), EVERYTHING)
+def test_gymnasium_accepts_it(world: str, mode: str, obs_mode: str) -> None:
+    check_env(make(world, action_mode=mode, obs_mode=obs_mode).unwrapped)
+
+
+@pytest.mark.parametrize(("world", "mode", "obs_mode"), EVERYTHING)
+def test_stable_baselines3_accepts_it(world: str, mode: str, obs_mode: str) -> None:
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
-    checker.check_env(make(action_mode=mode), warn=True)
+    checker.check_env(make(world, action_mode=mode, obs_mode=obs_mode), warn=True)
+
+
+def test_a_page_lies_row_by_row() -> None:
+    assert make().unwrapped.page_shape == (5, 1)
+    for world in worlds():
+        env = make(world, action_mode="page")
+        rows, columns = env.unwrapped.page_shape
+        assert env.action_space.shape == (rows * columns,)
+
+
+def test_lives_of_the_interest_world_end_before_the_horizon_does() -> None:
+    env = gymnasium.make("simulators:Interest-v0")
+    env.reset(seed=1)
+    env.action_space.seed(1)
+    over, steps = False, 0
+    while not over:
+        _, _, over, truncated, _ = env.step(env.action_space.sample())
+        steps += 1
+        assert not truncated
+    assert steps > 50
 
 
 def test_an_episode_is_truncated_at_the_horizon_and_never_terminated() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from simulators.core import Core
 from simulators.feed import Feed
+from simulators.oracle import scale
 from streamrec.ports import State
 from streamrec.records import Kind
 
@@ -22,6 +23,37 @@ OFF: dict[str, Any] = {
     "new_items_per_hour": 0.0,
 }
 """Only tastes and clicks."""
+
+ALL: dict[str, Any] = {
+    "users": 64,
+    "items": 200,
+    "shift_at": 200.0,
+    "haste": 0.5,
+    "repulsion": 1.0,
+    "purchase": 0.5,
+    "tide": 0.4,
+    "jumps": 0.2,
+    "day_s": 600.0,
+    "groups": 3,
+    "group_spread": 1.0,
+    "mix": 0.5,
+}
+"""Everything there is."""
+
+DEERS: dict[str, Any] = {
+    **OFF,
+    "users": 256,
+    "items": 100,
+    "topics": 8,
+    "slate": 1,
+    "base": -3.0,
+    "leave": 0.02,
+    "drift": 0.05,
+    "skip": 0.8,
+    "haste": 1.0,
+    "repulsion": 2.0,
+}
+"""Skips outnumber clicks by far and repel (setting of `streamrec/specs/arena/deers.toml`)."""
 
 
 def feed(**settings: Any) -> Feed:
@@ -127,6 +159,141 @@ def test_monotony_makes_everything_dull() -> None:
     before = core.worth(everybody(core), other.expand(core.users, 1))
     repeated(core, 5)
     assert (core.worth(everybody(core), other.expand(core.users, 1)) < before).all()
+
+
+def odds(p: Tensor) -> Tensor:
+    return torch.logit(p.double())
+
+
+def test_a_skip_repels_what_is_like_it_and_is_forgiven() -> None:
+    core = feed(users=200, slate=1, skip=1.0, haste=1.0, base=-6.0, repulsion=1.5, forgive_s=50.0)
+    everything = torch.arange(1, 201).expand(200, -1)
+    fresh = odds(core.worth(everybody(core), everything))
+    item = core.sample(everybody(core), 1)
+    asked = core.time.clone()
+    kinds = core.step(everybody(core), item).kinds[:, 0]
+    skipped = kinds == int(Kind.SKIP)
+    assert skipped.sum() > 150
+    cosine = core.vectors[item[:, 0]] @ core.vectors[1:].T
+    expected = 1.5 * torch.exp(-(core.time - asked) / 50.0).unsqueeze(1) * cosine.clamp(min=0.0)
+    lost = fresh - odds(core.worth(everybody(core), everything))
+    torch.testing.assert_close(lost[skipped], expected[skipped], atol=1e-3, rtol=0)
+    assert (lost[~skipped].abs() < 1e-3).all()
+    torch.testing.assert_close(core.worth(everybody(core)), core.worth(everybody(core), everything))
+    core.time += 5000.0
+    torch.testing.assert_close(odds(core.worth(everybody(core), everything)), fresh, atol=1e-3, rtol=0)
+
+
+def test_the_newest_skips_repel_however_many_there_were() -> None:
+    core = feed(users=50, skip=1.0, haste=1.0, base=-20.0, repulsion=1.0, forgive_s=1e9)
+    slates = [core.sample(everybody(core), 5) for _ in range(5)]
+    for slate in slates:
+        assert (core.step(everybody(core), slate).kinds == int(Kind.SKIP)).all()
+    kept = core.skipped[:, :-1].sort(1).values
+    assert torch.equal(kept, torch.cat(slates[-2:], dim=1).sort(1).values)
+
+
+def test_without_repulsion_skips_change_nothing() -> None:
+    core = feed(skip=1.0, haste=1.0, base=-6.0)
+    before = core.worth(everybody(core))
+    kinds_of_random(core, 5)
+    assert torch.equal(core.worth(everybody(core)), before)
+    assert core.skipped.shape == (500, 0)
+
+
+def test_hasty_people_skip_what_they_like() -> None:
+    core = feed(users=3000, skip=0.5, haste=1.0, base=-6.0)
+    slates = core.sample(everybody(core), 5)
+    affinity = (core.vectors[slates] * core.taste.unsqueeze(1)).sum(2)
+    kinds = core.step(everybody(core), slates).kinds
+    skipped, silent = kinds == int(Kind.SKIP), kinds == int(Kind.IMPRESSION)
+    assert float(skipped.double().mean()) == pytest.approx(0.5, abs=0.02)
+    assert abs(float(affinity[skipped].mean() - affinity[silent].mean())) < 0.02
+
+
+def test_clicks_are_orders_in_proportion_to_the_match_and_never_when_off() -> None:
+    assert not (kinds_of_random(feed(base=2.0), 3) == int(Kind.PURCHASE)).any()
+    rewards = {"click": 1.0, "purchase": 5.0}
+    core = feed(users=4000, base=0.0, purchase=0.6, leave=1.0, rewards=rewards)
+    slates = core.sample(everybody(core), 5)
+    expected = 0.6 * (1 + (core.vectors[slates] * core.taste.unsqueeze(1)).sum(2)) / 2
+    worth = core.worth(everybody(core), slates)
+    feedback = core.step(everybody(core), slates)
+    ordered, clicked = feedback.kinds == int(Kind.PURCHASE), feedback.kinds == int(Kind.CLICK)
+    taken = ordered | clicked
+    spread = (expected * (1 - expected))[taken].sum().sqrt()
+    assert abs(float((ordered.float() - expected)[taken].sum() / spread)) < 4
+    torch.testing.assert_close(feedback.reward, (clicked + 5 * ordered).sum(1).float())
+    assert float(feedback.reward.mean()) == pytest.approx(float(worth.sum(1).mean()), rel=0.05)
+    assert not feedback.leave[taken.any(1)].any(), "an order is a reason to stay"
+
+
+def test_the_tide_multiplies_all_probabilities_and_is_off_at_zero() -> None:
+    still, moving = feed(base=-1.0), feed(base=-1.0, tide=0.4, day_s=1000.0)
+    for at in (0.0, 250.0, 750.0):
+        for core in (still, moving):
+            core.time[:] = at
+        factor = {0.0: 1.0, 250.0: 1.4, 750.0: 0.6}[at]
+        expected = (factor * still.worth(everybody(still))).clamp(max=1.0)
+        torch.testing.assert_close(moving.worth(everybody(moving)), expected)
+    moving.time[:] = 750.0
+    slates = moving.sample(everybody(moving), 5)
+    p = moving.worth(everybody(moving), slates)
+    clicks = (moving.step(everybody(moving), slates).kinds == int(Kind.CLICK)).double()
+    assert abs(float((clicks - p).sum() / (p * (1 - p)).sum().sqrt())) < 4
+
+
+def test_the_tide_jumps_four_times_a_day_for_everybody() -> None:
+    core, still = feed(base=-6.0, jumps=0.5, day_s=1000.0), feed(base=-6.0)
+    factors = []
+    for at in torch.arange(0.0, 2000.0, 50.0):
+        core.time[:] = at
+        factor = core.worth(everybody(core)) / still.worth(everybody(still))
+        assert float(factor.max() - factor.min()) < 1e-4
+        factors.append(float(factor.mean()))
+    parts = torch.tensor(factors).view(8, 5)
+    torch.testing.assert_close(parts, parts[:, :1].expand(-1, 5))
+    assert len(parts[:, 0].unique()) == 8
+    assert 0.5 <= float(parts.min()) < 0.9
+    assert 1.1 < float(parts.max()) <= 1.5
+
+
+def test_groups_are_known_equally_large_and_differ_in_how_much_they_click() -> None:
+    assert feed().context(torch.arange(7)).shape == (7, 0)
+    core, one = feed(users=3000, groups=3, group_spread=2.0), feed(users=3000)
+    context = core.context(everybody(core))
+    assert context.shape == (3000, 3)
+    assert torch.equal(context.sum(1), torch.ones(3000))
+    torch.testing.assert_close(context.mean(0), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+    gap = odds(core.worth(everybody(core))) - odds(one.worth(everybody(one)))
+    torch.testing.assert_close(gap.mean(1).float(), context @ torch.tensor([-1.0, 0.0, 1.0]), atol=1e-3, rtol=0)
+    assert torch.equal(core.taste, one.taste), "groups change nothing else"
+
+
+def test_the_mix_of_groups_comes_and_goes_with_the_day() -> None:
+    def shares(mix: float) -> Tensor:
+        """[2] share of group 0 in the requests of the first and the second half of the day."""
+        core = feed(users=600, groups=2, mix=mix, day_s=400.0, think_s=2.0)
+        asked: list[Tensor] = []
+        while float(core.time.min()) < 400.0:
+            due = torch.nonzero(core.time < 400.0).squeeze(1)
+            asked.append(torch.stack([core.time[due], core.group[due].double()]))
+            core.step(due, core.sample(due, 5))
+        time, group = torch.cat(asked, dim=1)
+        return torch.stack([(group[half] == 0).double().mean() for half in (time < 200.0, time >= 200.0)])
+
+    off, on = shares(0.0), shares(0.5)
+    assert abs(float(off[0] - off[1])) < 0.02
+    # Over half a day the rates 1 +- 0.5 sin are 1 +- 0.5 * 2 / pi on average.
+    assert float(on[0] - on[1]) == pytest.approx(2 * 0.5 / torch.pi, abs=0.04)
+
+
+def test_looking_ahead_pays_where_skips_repel_and_not_where_they_do_not() -> None:
+    on = scale(lambda seed: Feed(**DEERS, seed=seed), horizon=80, seeds=(0,))
+    assert on["low"] >= 0.15
+    assert 0.05 < on["random"] < 0.1
+    off = scale(lambda seed: Feed(**{**DEERS, "repulsion": 0.0, "users": 64}, seed=seed), horizon=20, seeds=(0,))
+    assert off["lookahead_share"] == 0.0
 
 
 def test_nobody_leaves_when_leaving_is_off() -> None:
@@ -279,13 +446,13 @@ def test_rewards_are_weights_per_kind() -> None:
 
 
 def test_64_feeds_of_one_are_one_feed_of_64() -> None:
-    big = Feed(users=64, items=200, shift_at=200.0)
+    big = Feed(**ALL)
     big.reset(everybody(big), torch.arange(64) + 7)
-    ones = [Feed(users=1, items=200, shift_at=200.0) for _ in range(64)]
+    ones = [Feed(**{**ALL, "users": 1}) for _ in range(64)]
     for row, one in enumerate(ones):
         one.reset(torch.tensor([0]), torch.tensor([row + 7]))
     alone = torch.tensor([0])
-    for _ in range(40):
+    for _ in range(25):
         slates = big.sample(everybody(big), 5)
         together = big.step(everybody(big), slates)
         apart = [one.step(alone, one.sample(alone, 5)) for one in ones]
@@ -296,7 +463,7 @@ def test_64_feeds_of_one_are_one_feed_of_64() -> None:
 
 
 def test_a_life_does_not_depend_on_who_is_stepped_when() -> None:
-    together, split = Feed(users=50, items=200), Feed(users=50, items=200)
+    together, split = Feed(**ALL), Feed(**ALL)
     users = everybody(together)
     for _ in range(10):
         slates = together.sample(users, 5)
@@ -306,7 +473,7 @@ def test_a_life_does_not_depend_on_who_is_stepped_when() -> None:
 
 
 def test_resumed_is_never_stopped_to_the_bit() -> None:
-    settings: dict[str, Any] = {"users": 100, "items": 200, "shift_at": 300.0}
+    settings: dict[str, Any] = {**ALL, "users": 100, "shift_at": 300.0}
     straight = Feed(**settings)
     kinds_of_random(straight, 15)
     straight.shift()
@@ -324,6 +491,8 @@ def test_resumed_is_never_stopped_to_the_bit() -> None:
 def test_a_state_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="users, topics and dim must be what they were"):
         feed(users=10).load_state_dict(feed(users=11).state_dict())
+    with pytest.raises(ValueError, match="repulsion on or off"):
+        feed(users=10).load_state_dict(feed(users=10, repulsion=1.0).state_dict())
 
 
 def test_a_reset_brings_other_people_and_seeds_bring_the_same() -> None:
@@ -361,6 +530,11 @@ def test_a_late_answer_moves_the_clock() -> None:
         ({"max_items": 7, "items": 9}, "feed.max_items must be at least feed.items"),
         ({"life_hours": 1.0, "new_items_per_hour": 2.0}, "must keep at least feed.slate"),
         ({"rewards": {"clicks": 1.0}}, "got 'clicks'"),
+        ({"repulsion": -1.0}, "feed.repulsion must not be negative"),
+        ({"forgive_s": 0.0}, "feed.forgive_s must be above 0"),
+        ({"purchase": 1.1}, "feed.purchase must be between 0 and 1"),
+        ({"groups": 0}, "feed.groups must be at least 1"),
+        ({"mix": 1.0}, "feed.mix must be at least 0 and below 1"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], said: str) -> None:
@@ -375,7 +549,7 @@ def test_slates_of_the_wrong_shape_are_refused() -> None:
 
 @pytest.mark.gpu
 def test_the_feed_on_a_gpu_is_the_same_world() -> None:
-    cpu, gpu = Feed(users=200, items=300), Feed(users=200, items=300, device="cuda")
+    cpu, gpu = Feed(**{**ALL, "users": 200}), Feed(**{**ALL, "users": 200}, device="cuda")
     assert torch.equal(cpu.vectors, gpu.vectors.cpu())
     users, agree = everybody(cpu), []
     for _ in range(20):

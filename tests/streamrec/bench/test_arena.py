@@ -20,8 +20,15 @@ claims = ["popular > worst"]
 [null]
 "world.core.match" = 0.0
 "world.core.quality" = 0.0
-[world]
-core = { use = "simulators.feed.Feed", users = 64, items = 40, topics = 4, new_items_per_hour = 0, boredom = 0, leave = 0, quality = 1.5 }
+[world.core]
+use = "simulators.feed.Feed"
+users = 64
+items = 40
+topics = 4
+new_items_per_hour = 0
+boredom = 0
+leave = 0
+quality = 1.5
 [agents.popular]
 use = "agents.popular.Popular"
 epsilon = 0.2

@@ -1,0 +1,51 @@
+"""One optimiser for networks that hold tables of items: row-sparse Adagrad for the tables, Adam for the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from streamrec.catalog import Catalog
+from streamrec.nn.adagrad import Adagrad
+from streamrec.ports import State
+
+
+class Optimiser:
+    """Adagrad for what has a row per item, so that a step costs what the batch touched, and Adam for everything else.
+
+    Args:
+        net: whose parameters are trained; a parameter with `capacity + 1` rows is a table of items.
+        catalog: gives the capacity.
+        learning_rate: of Adam.
+        item_learning_rate: of Adagrad.
+
+    Raises:
+        ValueError: a learning rate that is not above 0.
+    """
+
+    def __init__(self, net: nn.Module, catalog: Catalog, learning_rate: float, item_learning_rate: float) -> None:
+        if learning_rate <= 0.0:
+            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
+        tables = {name: p for name, p in net.named_parameters() if len(p) == catalog.capacity + 1}
+        dense = [p for name, p in net.named_parameters() if name not in tables]
+        self.tables = Adagrad(tables.items(), item_learning_rate)
+        self.dense = torch.optim.Adam(dense, learning_rate)
+
+    def descend(self, loss: Tensor) -> None:
+        """One step down the gradient of the scalar `loss`."""
+        self.tables.zero_grad()
+        self.dense.zero_grad()
+        torch.autograd.backward(loss)
+        self.tables.step()
+        self.dense.step()
+
+    def state_dict(self) -> State:
+        """Accumulators and moments, as copies."""
+        moments = self.dense.state_dict()["state"]
+        dense = {str(at): {name: value.clone() for name, value in one.items()} for at, one in moments.items()}
+        return {"tables": self.tables.state_dict(), "dense": dense}
+
+    def load_state_dict(self, state: State) -> None:
+        self.tables.load_state_dict(state["tables"])
+        moments = {int(at): one for at, one in state["dense"].items()}
+        self.dense.load_state_dict({"state": moments, "param_groups": self.dense.state_dict()["param_groups"]})
