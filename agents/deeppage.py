@@ -38,8 +38,9 @@ class DeepPage:
       paper's pages come from a good recommender, ours at first from a poor one, and the mean of poor pages is no guide.
       "shown" is the paper's.
     * The gradient of the critic is divided by the mean size of its values (Fujimoto & Gu, NeurIPS 2021), so that
-      `align` means the same in every world. Dividing by their standard deviation, a stronger pull, did harm on
-      `simulators.page`.
+      `align` means the same in every world.
+    * What stands in for a part that an ablation takes away is not published: without the CNN (-4) a layer reads the
+      places of the page side by side; without the second GRU (-6) the state is the first one's.
     * Exploration: the paper has none. Gaussian noise on the proto page, usual for DDPG, leaves propensities without a
       closed form; here each place draws from softmax(cosine / temperature) over the items left, which is exact.
     * The first recurrence reads the positives before the oldest page kept; in the paper these are those before
