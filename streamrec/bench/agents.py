@@ -25,6 +25,9 @@ from streamrec.bench.page import write_page
 SHORT = 50
 """How much shorter the runs of the short form are."""
 
+FIRST = 100
+"""Seeds begin here: those below are for choosing settings, and nobody is judged on what was chosen on him."""
+
 NEAR = 0.9
 """An agent has arrived when it is this share of the way from random to the best agent of the world."""
 
@@ -52,7 +55,7 @@ def run(
     Args:
         out: directory of this benchmark; runs found in it are kept.
         names: arenas, shipped or files; none = all that are shipped.
-        seeds: seeds per agent.
+        seeds: seeds per agent, from `FIRST` on.
         short: runs a fiftieth as long, for a check that everything works; its figures mean nothing.
         jobs: processes at a time.
         say: told about progress.
@@ -87,7 +90,7 @@ def run(
 
 def _jobs(name: str, arena: Arena, seeds: int) -> Iterator[Job]:
     for control in (False, True) if arena.get("null") else (False,):
-        for seed in range(seeds):
+        for seed in range(FIRST, FIRST + seeds):
             for agent in (*ENDS, *arena["agents"]):
                 yield Job(name, control, agent, seed)
 
@@ -179,7 +182,11 @@ def _summarise(name: str, arena: Arena, seeds: int, runs: _Runs, results: dict[s
     verdicts: dict[str, dict[str, Any]] = {}
     for control in (False, True) if arena.get("null") else (False,):
         made = {
-            agent: [found for seed in range(seeds) if (found := runs.get(arena, Job(name, control, agent, seed)))]
+            agent: [
+                found
+                for seed in range(FIRST, FIRST + seeds)
+                if (found := runs.get(arena, Job(name, control, agent, seed)))
+            ]
             for agent in (*ENDS, *arena["agents"])
         }
         scores = {agent: [run["score"] for run in of] for agent, of in made.items()}
