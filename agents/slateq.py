@@ -32,7 +32,7 @@ _MOST = 20.0  # log-odds beyond this are as good as certain
 
 
 class Pairs(nn.Module):
-    """f(s, i) = <g(s), h(i)> of states and items: g has a hidden layer, h is one layer.
+    """f(s, i) = <g(s), h(i)> of states and items: g is a hidden layer and a direct path past it, h one layer.
 
     Two towers and not one network of pairs: what is deep is computed once per user and not once per candidate.
 
@@ -50,12 +50,14 @@ class Pairs(nn.Module):
         self.state_shift = nn.Parameter(torch.zeros(hidden))
         self.deep = nn.Parameter(uniform(rank, hidden, generator))
         self.deep_shift = nn.Parameter(torch.zeros(rank))
+        self.direct = nn.Parameter(uniform(rank, state_dim, generator))
         self.item = nn.Parameter(uniform(rank, item_dim, generator))
         self.item_shift = nn.Parameter(torch.zeros(rank))
 
     def forward(self, state: Tensor, items: Tensor) -> Tensor:
         """States [B, S], items [B, C, I] -> [B, C]."""
         user = F.linear(F.relu(F.linear(state, self.state, self.state_shift)), self.deep, self.deep_shift)
+        user = user + F.linear(state, self.direct)
         # Leaky: an item all of whose units are cut off would never learn again.
         item = F.leaky_relu(F.linear(items, self.item, self.item_shift), 0.1)
         return (item @ user.unsqueeze(2)).squeeze(2)
@@ -175,7 +177,9 @@ class SlateQ:
         hidden: width of the hidden layers.
         rank: width of the product of users and items.
         value_scale: returns are learned in units of this.
-        learning_rate: of Adam.
+        learning_rate: of Adam, for what is not said below.
+        choice_rate: of Adam, for the choice model. It is learned from labels and not from its own guesses, so it may be
+            learned faster.
         item_learning_rate: of Adagrad, for the encoder's tables of items.
         target_every: gradient steps between copies of the online network into the target network.
         epsilon: share of exploration per slot in the end.
@@ -209,6 +213,7 @@ class SlateQ:
         rank: int = 32,
         value_scale: float = 50.0,
         learning_rate: float = 5e-4,
+        choice_rate: float = 2e-3,
         item_learning_rate: float = 0.05,
         target_every: int = 10,
         epsilon: float = 0.05,
@@ -236,7 +241,11 @@ class SlateQ:
         self.online = Nets(inputs, hidden, rank, null_value, choice, start).to(self.device)
         # The catalogue grows while the run goes on: were it copied too, the target would not see that.
         self.target = copy.deepcopy(self.online, {id(catalog): catalog}).requires_grad_(False)
-        self.training = Optimiser(self.online, catalog, learning_rate, item_learning_rate)
+        valuing = nn.ModuleDict({name: part for name, part in self.online.named_children() if name != "choice"})
+        self.training = [Optimiser(valuing, catalog, learning_rate, item_learning_rate)]
+        if self.online.choice is not None:
+            self.training.append(Optimiser(self.online.choice, catalog, choice_rate, item_learning_rate))
+        self.tables = self.training[0].tables.parameters  # of items, by name
         self.replay = _Chain(memory, 1, gamma, self.reads, self.device)
         self.generator = Generator(device).manual_seed(seed)
         self.observed = 0  # decisions
@@ -321,11 +330,21 @@ class SlateQ:
         later, known = self._later(sample)
         error, value = self._value_loss(state, vectors, clicked, sample, later, known)
         surprise = self._choice_loss(self.online.log_odds(history, state, shown, vectors), clicked, shown)
-        self.training.descend(error + surprise)
+        self._descend(error + surprise)
         self.learned += 1
         if self.learned % self.target_every == 0:
             self._copy()
         return {"loss": float(error.detach()), "choice_loss": float(surprise.detach()), "value": float(value)}
+
+    def _descend(self, loss: Tensor) -> None:
+        """One step of all optimisers down the gradient of the one loss: they share the encoder."""
+        for part in self.training:
+            part.tables.zero_grad()
+            part.dense.zero_grad()
+        torch.autograd.backward(loss)
+        for part in self.training:
+            part.tables.step()
+            part.dense.step()
 
     def _value_loss(
         self, state: Tensor, vectors: Tensor, clicked: Tensor, sample: Sample, later: Tensor, known: Tensor
@@ -379,7 +398,7 @@ class SlateQ:
         used = self.catalog.size
         for name, mine in self.target.named_parameters():
             theirs = self.online.get_parameter(name)
-            rows = slice(used if name in self.training.tables.parameters else None)
+            rows = slice(used if name in self.tables else None)
             mine[rows] = theirs[rows]
 
     # --- state -------------------------------------------------------------------------------------------------
@@ -388,13 +407,13 @@ class SlateQ:
         """Weights, optimisers, memory, candidates and randomness, as copies."""
         used = self.catalog.size
         target = {
-            name: p.detach()[: used if name in self.training.tables.parameters else None].clone()
+            name: p.detach()[: used if name in self.tables else None].clone()
             for name, p in self.target.named_parameters()
         }
         return {
             "online": {name: value.clone() for name, value in self.online.state_dict().items()},
             "target": target,
-            "training": self.training.state_dict(),
+            "training": {str(at): part.state_dict() for at, part in enumerate(self.training)},
             "replay": self.replay.state_dict(),
             "candidates": None if self.candidates is None else self.candidates.state_dict(),
             "generator": self.generator.get_state(),
@@ -407,7 +426,8 @@ class SlateQ:
         self.target.load_state_dict(state["online"])
         for name, saved in state["target"].items():
             self.target.get_parameter(name)[: len(saved)] = saved.to(self.device)
-        self.training.load_state_dict(state["training"])
+        for at, part in enumerate(self.training):
+            part.load_state_dict(state["training"][str(at)])
         self.replay.load_state_dict(state["replay"])
         if self.candidates is not None:
             self.candidates.load_state_dict(state["candidates"])

@@ -288,15 +288,17 @@ def kendall(a: Sequence[float], b: Sequence[float]) -> float:
 # --- in the finished world -----------------------------------------------------------------------------------------
 
 
-def played(world: World, folder: Path, users: int = 128, horizon: int = 50) -> dict[str, Any]:
+def played(world: World, folder: Path, horizon: int = 50) -> dict[str, Any]:
     """What the finished world says when policies play in it for a while, so that what they showed before counts.
 
-    No log can confirm this: nobody played them then. It says whether the world can be evidence at all.
+    No log can confirm this: nobody played them then. It says whether the world can be evidence at all. Measured on 128
+    people, fewer where there are many items.
 
     Returns:
         `policies`: mean reward per decision; `scale`: random, myopic and oracle, and what looking ahead gains
         (`simulators.oracle.scale`).
     """
+    users = min(128, max(16, 200_000 // len(world.observed.names)))
 
     def make(seed: int) -> Core:
         return Logged(folder, users=users, seed=seed)

@@ -15,9 +15,12 @@ An arena is a TOML file, shipped in `streamrec/specs/arena` or the reader's own:
     [world]                    # `core`, and keywords of `simulators.world.SimulatorWorld` (tick_s = 300: large waves)
     [agents.a]
     use = "..."
+    [agents.b]
+    like = "a"                 # the table of a, with what stands here in place of what stands there
+    gamma = 0.0
 
-Two policies are added to every arena: `random`, and `oracle`, which sees the users from inside, and beside it `myopic`,
-the oracle without foresight.
+Three policies are added to every arena: `random`; `oracle`, which sees the users from inside; and `myopic`, the oracle
+without foresight.
 """
 
 from __future__ import annotations
@@ -89,7 +92,19 @@ def load(name: str) -> Arena:
             raise BadSpec(f"{name}: an arena needs {key!r}")
     if ("decisions" in arena) == ("days" in arena):
         raise BadSpec(f"{name}: an arena needs either decisions or days")
+    arena["agents"] = {agent: _spelled_out(agent, arena["agents"], name) for agent in arena["agents"]}
     return arena
+
+
+def _spelled_out(agent: str, agents: Mapping[str, Any], name: str) -> dict[str, Any]:
+    table = dict(agents[agent])
+    model = table.pop("like", None)
+    if model is None:
+        return table
+    if model not in agents or "like" in agents[model]:
+        others = [other for other in agents if "like" not in agents[other]]
+        raise BadSpec(f"{name}: agents.{agent}.like = {model!r} must name a whole agent{did_you_mean(model, others)}")
+    return {**agents[model], **table}
 
 
 def null(arena: Arena) -> Arena:
