@@ -23,6 +23,7 @@ from streamrec.records import Decision, History, Transition
 from streamrec.sessions import SessionStore
 
 Exploration = Literal["dbgd", "epsilon"]
+ActiveFor = Literal["shown", "clicked"]
 
 DUELS = 64
 """Newest duels whose clicks are counted: more than begin between two updates."""
@@ -72,6 +73,9 @@ class DRN:
         gamma: discount per decision; 0 = DN.
         beta: weight of activeness in the reward; 0 = clicks only.
         double: choose by the online network what the target network values.
+        active_for: "shown" pays activeness to all that was shown, as the paper does. "clicked" pays what was read: V
+            is the activeness to come, and A of an article its click times how much better than V the outcome was.
+            That assumes that only what is read decides about the return, and has a small part of the noise.
         exploration: "dbgd", or "epsilon" for epsilon-greedy per slot.
         epsilon: share of exploration with "epsilon"; 0 = none.
         alpha: size of the perturbation.
@@ -111,6 +115,7 @@ class DRN:
         gamma: float = 0.4,
         beta: float = 0.05,
         double: bool = True,
+        active_for: ActiveFor = "shown",
         exploration: Exploration = "dbgd",
         epsilon: float = 0.0,
         alpha: float = 0.1,
@@ -136,8 +141,9 @@ class DRN:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        _check({k: v for k, v in locals().items() if isinstance(v, int | float)}, exploration, windows)
+        _check({k: v for k, v in locals().items() if isinstance(v, int | float)}, exploration, active_for, windows)
         self.catalog, self.slate, self.beta, self.double = catalog, slate, beta, double
+        self.active_for = active_for
         self.exploration, self.epsilon, self.alpha, self.eta, self.tau = exploration, epsilon, alpha, eta, tau
         self.minor_s, self.major_s, self.catch_up = minor_s, major_s, catch_up
         self.minibatches, self.batch, self.candidates, self.target_every = minibatches, batch, candidates, target_every
@@ -214,8 +220,8 @@ class DRN:
             part = slice(first, first + rows)
             mine, theirs = (items, counts) if len(items) == 1 else (items[part], counts[part])
             given = (history[part], mine, theirs, level[part])
-            both = self.online(*given) if weights is None else functional_call(self.online, weights, given)
-            out[part] = self._total(both)
+            value, advantage = self.online(*given) if weights is None else functional_call(self.online, weights, given)
+            out[part] = self._total(value + advantage)
         return out
 
     def _total(self, both: Tensor) -> Tensor:
@@ -337,9 +343,10 @@ class DRN:
         sample = self.replay.sample(self.batch, self.generator)
         rows = sample.number % self.replay.size
         shown = sample.first.shown.slate
-        target = self._target(sample, rows)
-        values = self.online(sample.first.history, shown, self._counted[rows], self._active[rows, 0])
-        errors = (values - target)[shown != 0].square().mean(0)
+        value, advantage = self.online(sample.first.history, shown, self._counted[rows], self._active[rows, 0])
+        errors = (value + advantage - self._target(sample, rows))[shown != 0].square().mean(0)
+        if self.active_for == "clicked":
+            errors = torch.stack([errors[0], self._read_error(sample, rows, value[..., 1], advantage[..., 1])])
         loss = errors.sum() if self.beta else errors[0]
         self.tables.zero_grad()
         self.dense.zero_grad()
@@ -350,21 +357,30 @@ class DRN:
         if self.learned % self.target_every == 0:
             self._copy()
         clicks, active = errors.tolist()
-        return {"loss": clicks, "active_loss": active, "value": float(self._total(values.detach()).mean())}
+        return {"loss": clicks, "active_loss": active, "value": float(self._total((value + advantage).detach()).mean())}
+
+    def _led_to(self, rows: Tensor) -> Tensor:
+        """The activeness that the users of the rows of the memory came to, [B]."""
+        led = self.activeness.led_to(self._visit[rows], self.now)
+        return torch.where(led.isnan(), self._active[rows, 0], led)
+
+    def _read_error(self, sample: Sample, rows: Tensor, value: Tensor, advantage: Tensor) -> Tensor:
+        """Squared error of V [B, 1] as the activeness to come, and of A [B, K] as what clicks add to that."""
+        led, there = self._led_to(rows).unsqueeze(1), sample.first.shown.slate != 0
+        gained = (led - value.detach()) * sample.first.clicked()
+        return (value - led).square().mean() + (advantage - gained)[there].square().mean()
 
     @torch.no_grad()
     def _target(self, sample: Sample, rows: Tensor) -> Tensor:
         """What each shown slot should be worth in clicks and in activeness, [B, K, 2]."""
-        led = self.activeness.led_to(self._visit[rows], self.now)
-        active = torch.where(led.isnan(), self._active[rows, 0], led)
         clicks = sample.first.rewards
-        reward = torch.stack([clicks, active.unsqueeze(1).expand_as(clicks)], 2)
+        reward = torch.stack([clicks, self._led_to(rows).unsqueeze(1).expand_as(clicks)], 2)
         if self.replay.gamma == 0.0:
             return reward
         items, mask = self._some(sample.next)
         given = (sample.next, items, self.counts.read(items), self._active[rows, 1])
-        value = self.target(*given)
-        judge = self._total(self.online(*given) if self.double else value)
+        value = torch.add(*self.target(*given))
+        judge = self._total(torch.add(*self.online(*given)) if self.double else value)
         best = judge.where(mask, -torch.inf).argmax(1)
         each = torch.arange(len(best), device=self.device)
         later: Tensor = value[each, best] * mask[each, best].unsqueeze(1)
@@ -454,7 +470,9 @@ def _load_adam(optimiser: torch.optim.Adam, state: State) -> None:
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _check(numbers: dict[str, Any], exploration: str, windows: Sequence[float]) -> None:
+def _check(numbers: dict[str, Any], exploration: str, active_for: str, windows: Sequence[float]) -> None:
+    if active_for not in ("shown", "clicked"):
+        raise ValueError(f'active_for must be "shown" or "clicked", got {active_for!r}')
     if exploration not in ("dbgd", "epsilon"):
         raise ValueError(f'exploration must be "dbgd" or "epsilon", got {exploration!r}')
     for name in ("gamma", "epsilon", "eta"):

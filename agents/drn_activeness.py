@@ -111,7 +111,8 @@ class Activeness:
         return {name: getattr(self, name) for name in names}
 
     def state_dict(self) -> State:
-        return {"begun": self.begun, **{name: table.clone() for name, table in self._tables().items()}}
+        process = {"begun": self.begun, "decay": self.decay, "gain": self.gain}
+        return {**process, **{name: table.clone() for name, table in self._tables().items()}}
 
     def load_state_dict(self, state: State) -> None:
         """Take over a `state_dict()`.
@@ -126,4 +127,4 @@ class Activeness:
                     f"{tuple(table.shape)}: sessions.users and memory must be what they were"
                 )
             table.copy_(state[name])
-        self.begun = state["begun"]
+        self.begun, self.decay, self.gain = state["begun"], state["decay"], state["gain"]

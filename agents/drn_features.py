@@ -140,8 +140,8 @@ class Values(nn.Module):
         self.advantage2, self.shift2 = _layer(half, hidden, generator)
         self.advantage3, self.shift3 = _layer(2, half, generator)
 
-    def forward(self, history: History, items: Tensor, counts: Tensor, activeness: Tensor) -> Tensor:
-        """Q of clicks and of activeness, [B, C, 2].
+    def forward(self, history: History, items: Tensor, counts: Tensor, activeness: Tensor) -> tuple[Tensor, Tensor]:
+        """V of clicks and of activeness, [B, 1, 2], and A of both, [B, C, 2]: Q is their sum.
 
         Args:
             history: B users.
@@ -157,8 +157,7 @@ class Values(nn.Module):
         both = F.linear(self._both(history, items, vectors, inside, user), self.both1)
         hidden = F.relu(news + both + F.linear(state, self.state1, self.shift1).unsqueeze(1))
         hidden = F.relu(F.linear(hidden, self.advantage2, self.shift2))
-        advantage = F.linear(hidden, self.advantage3, self.shift3)
-        return self._value(state).unsqueeze(1) + advantage
+        return self._value(state).unsqueeze(1), F.linear(hidden, self.advantage3, self.shift3)
 
     def value(self, history: History, activeness: Tensor) -> Tensor:
         """V of clicks and of activeness, [B, 2]: nothing of any item that might be shown goes into it."""

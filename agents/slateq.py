@@ -34,7 +34,8 @@ _MOST = 20.0  # log-odds beyond this are as good as certain
 class Pairs(nn.Module):
     """f(s, i) = <g(s), h(i)> of states and items: g is a hidden layer and a direct path past it, h one layer.
 
-    Two towers and not one network of pairs: what is deep is computed once per user and not once per candidate.
+    Two towers and not one network of pairs: what is deep is computed once per user and not once per candidate. g starts
+    at 0, so that all items are alike until there is a reason.
 
     Args:
         state_dim: S.
@@ -48,9 +49,9 @@ class Pairs(nn.Module):
         super().__init__()
         self.state = nn.Parameter(uniform(hidden, state_dim, generator))
         self.state_shift = nn.Parameter(torch.zeros(hidden))
-        self.deep = nn.Parameter(uniform(rank, hidden, generator))
+        self.deep = nn.Parameter(torch.zeros(rank, hidden))
         self.deep_shift = nn.Parameter(torch.zeros(rank))
-        self.direct = nn.Parameter(uniform(rank, state_dim, generator))
+        self.direct = nn.Parameter(torch.zeros(rank, state_dim))
         self.item = nn.Parameter(uniform(rank, item_dim, generator))
         self.item_shift = nn.Parameter(torch.zeros(rank))
 
@@ -64,7 +65,7 @@ class Pairs(nn.Module):
 
 
 class Single(nn.Module):
-    """f(s) of states: one hidden layer.
+    """f(s) of states: one hidden layer; 0 at the start.
 
     Args:
         state_dim: S.
@@ -76,7 +77,7 @@ class Single(nn.Module):
         super().__init__()
         self.state = nn.Parameter(uniform(hidden, state_dim, generator))
         self.shift = nn.Parameter(torch.zeros(hidden))
-        self.out = nn.Parameter(uniform(1, hidden, generator))
+        self.out = nn.Parameter(torch.zeros(1, hidden))
         self.level = nn.Parameter(torch.zeros(1))
 
     def forward(self, state: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ class SlateQ:
         rank: int = 32,
         value_scale: float = 50.0,
         learning_rate: float = 5e-4,
-        choice_rate: float = 2e-3,
+        choice_rate: float = 1e-3,
         item_learning_rate: float = 0.05,
         target_every: int = 10,
         epsilon: float = 0.05,

@@ -167,7 +167,7 @@ class SimulatorWorld:
         oldest, newest = (int(end) for end in ends)
         if newest > self._newest:
             numbers = torch.arange(self._newest + 1, newest + 1)
-            rows = self.catalog.rows([f"i{number}" for number in numbers.tolist()])
+            rows = self.catalog.rows([self._name(number) for number in numbers.tolist()])
             self._item_row[numbers], self._item[rows] = rows, numbers
             self._item[0] = 0
             self._describe(rows, numbers)
@@ -175,6 +175,11 @@ class SimulatorWorld:
         # Every time: somebody who clicks on an item that is gone would otherwise bring it back.
         self.catalog.retire(self._item_row[1:oldest])
         self._oldest, self._newest = oldest, newest
+
+    def _name(self, number: int) -> str:
+        """The id of an item: its name in the log, where the world was made from one."""
+        names = getattr(self.core, "names", None)
+        return f"i{number}" if names is None else str(names[number - 1])
 
     def _describe(self, rows: Tensor, numbers: Tensor) -> None:
         known, at = rows > 0, numbers.to(self.core.device)

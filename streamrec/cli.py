@@ -55,7 +55,7 @@ def main() -> None:
         sys.exit(code)
 
 
-_EXIT = {"BadSpec": 2, "BadLog": 2, "BrokerUnavailable": 1, "DemoFailed": 1}
+_EXIT = {"BadSpec": 2, "BadLog": 2, "BadHandOver": 2, "BrokerUnavailable": 1, "DemoFailed": 1}
 """Errors that the person at the keyboard can mend, told without a traceback. By name: their modules import torch."""
 
 
@@ -183,9 +183,34 @@ def doctor(bootstrap_servers: Servers = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command("fit-world")
+def fit_world(
+    log: Annotated[Path, typer.Option(help="An event log: Parquet, CSV or JSONL, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="The folder of the fitted world.")],
+    items: Annotated[Path | None, typer.Option(help="A CSV with the columns item and category.")] = None,
+    rest: Annotated[Path | None, typer.Option(help="Where to write the part of the log that agents may see.")] = None,
+    split: Annotated[str, typer.Option(help="user or time.")] = "user",
+    share: Annotated[float, typer.Option(help="Part of the log that the world is made of.")] = 0.5,
+    column: Columns = None,
+    as_json: Json = False,
+) -> None:
+    """Fit users on a log as a world to train in, and report how far it can be trusted."""
+    import pandas as pd
+
+    from simulators.logged_fit import fit
+
+    table = None if items is None else pd.read_csv(items, dtype=str)
+    known = None if table is None else dict(zip(table["item"], table["category"], strict=True))
+    try:
+        manifest = fit(log, out, _columns(column or []), known, rest, source=log.name, split=split, share=share)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    _print({**manifest["report"], "out": str(out)}, as_json)
+
+
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: simulators, loop, kafka, dqn or agents.")],
+    name: Annotated[str, typer.Argument(help="What to measure: simulators, loop, kafka, dqn, warmstart or agents.")],
     as_json: Json = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement; agents: not used.")] = 5.0,
     only: Annotated[

@@ -11,8 +11,8 @@ import torch
 
 from streamrec.build import BadSpec, did_you_mean
 
-SPEEDS = ("simulators", "loop", "kafka", "dqn")
-"""Benchmarks of speed: `streamrec.bench.NAME.measure(seconds)`."""
+SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart")
+"""Benchmarks that measure one ratio: `streamrec.bench.NAME.measure(seconds)`."""
 
 
 def measure(name: str, seconds: float) -> dict[str, Any]:

@@ -295,13 +295,14 @@ def test_v_sees_user_and_context_and_nothing_of_the_news() -> None:
 def test_q_is_v_plus_advantage_and_is_not_centred() -> None:
     made, users = agent(described()), history([[1, 2], [3]])
     items, level = torch.arange(1, 7).unsqueeze(0), torch.full((2,), 0.5)
-    q = made.online(users, items, made.counts.read(items), level)
+    q = torch.add(*made.online(users, items, made.counts.read(items), level))
     with torch.no_grad():
         made.online.value_shift3 += 1.0
-        raised = made.online(users, items, made.counts.read(items), level)
+        raised = torch.add(*made.online(users, items, made.counts.read(items), level))
         torch.testing.assert_close(raised, q + 1.0)
         made.online.shift3 += 1.0
-        torch.testing.assert_close(made.online(users, items, made.counts.read(items), level), q + 2.0)
+        both = torch.add(*made.online(users, items, made.counts.read(items), level))
+        torch.testing.assert_close(both, q + 2.0)
 
 
 @pytest.mark.parametrize("column", ["features", "category", "born"])
@@ -310,11 +311,11 @@ def test_every_group_of_news_features_is_read(column: str) -> None:
     made, users = agent(items), at(history([[1, 2], [3]]), HOUR)
     shown, level = torch.tensor([[4, 5]]), torch.full((2,), 0.5)
     counts = torch.zeros(1, 2, len(WINDOWS))
-    before = made.online(users, shown, counts, level)
-    assert not torch.equal(made.online(users, shown, counts + 3.0, level), before)
+    _, before = made.online(users, shown, counts, level)
+    assert not torch.equal(made.online(users, shown, counts + 3.0, level)[1], before)
     table = getattr(items, column)
     table[4] = table[4] + 1
-    after = made.online(users, shown, counts, level)
+    _, after = made.online(users, shown, counts, level)
     assert not torch.equal(after[:, 0], before[:, 0])
     assert torch.equal(after[:, 1], before[:, 1])
 
@@ -367,7 +368,7 @@ def test_target_is_click_plus_activeness_plus_the_double_dqn_value() -> None:
     target = made._target(sample, torch.arange(2))
     returned = 0.5 * math.exp(-1.2e-5 * DAY) + 0.32
     away = 0.5 * math.exp(-1.2e-5 * (DAY + 30))
-    later = made.target(sample.next, only, made.counts.read(only), made._active[:2, 1])[:, :1].detach()
+    later = torch.add(*made.target(sample.next, only, made.counts.read(only), made._active[:2, 1]))[:, :1].detach()
     expected = torch.tensor([[[1.0, returned], [0.0, returned]], [[0.0, away], [0.0, away]]]) + 0.4 * later
     torch.testing.assert_close(target, expected)
     total = expected[..., 0] + 0.05 * expected[..., 1]
@@ -384,8 +385,8 @@ def test_the_next_article_is_chosen_by_the_online_network_if_double(double: bool
     made.observe(answered(made, users, torch.zeros(2, 2, dtype=torch.bool)))
     made._some = lambda history: (every, every > 0)  # type: ignore[method-assign]
     given = (made.replay.at(torch.arange(2)).next, every, made.counts.read(every), made._active[:2, 1])
-    value = made.target(*given).detach()
-    best = made._total((made.online if double else made.target)(*given)).argmax(1)
+    value = torch.add(*made.target(*given)).detach()
+    best = made._total(torch.add(*(made.online if double else made.target)(*given))).argmax(1)
     target = made._target(made.replay.at(torch.arange(2)), torch.arange(2))
     torch.testing.assert_close(target[:, 0, 0], 0.4 * value[torch.arange(2), best, 0])
 
@@ -433,6 +434,7 @@ def test_memory_keeps_the_counts_of_the_moment() -> None:
         ({"minor_s": 0.0}, "minor_s must be above 0"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"exploration": "greedy"}, "exploration must be"),
+        ({"active_for": "read"}, "active_for must be"),
         ({"windows": []}, "windows must be lengths above 0"),
         ({"away_s": 0.0}, "away_s and decay must be above 0"),
         ({"gain": 2.0}, "start and gain must be between 0 and 1"),

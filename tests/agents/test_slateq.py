@@ -155,7 +155,12 @@ def agent(catalog: Catalog, sessions: SessionStore, **settings: Any) -> SlateQ:
         "epsilon": 0.0,
         "target_every": 5,
     }
-    return SlateQ(catalog, sessions, slate=1, **{**small, "epsilon_start": 0.0, "learning_rate": 0.01, **settings})
+    return SlateQ(
+        catalog,
+        sessions,
+        slate=1,
+        **{**small, "epsilon_start": 0.0, "learning_rate": 0.01, "choice_rate": 0.01, **settings},
+    )
 
 
 def values_of(made: SlateQ, history: History) -> list[float]:

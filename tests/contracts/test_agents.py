@@ -82,6 +82,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "epsilon_start": 0.0,
         "item_learning_rate": 0.1,
         "learning_rate": 0.01,
+        "choice_rate": 0.01,
         "value_scale": 5.0,
         "hidden": 32,
     },

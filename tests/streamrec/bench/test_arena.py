@@ -117,7 +117,7 @@ def test_scores_are_shares_of_the_way(small: Path, tmp_path: Path) -> None:
     scores = {row["agent"]: row["score"] for row in results["results"]}
     assert scores["random"] == pytest.approx(0.0, abs=1e-9)
     assert scores["oracle"] == pytest.approx(1.0)
-    assert 0.3 < scores["myopic"]
+    assert scores["myopic"] > 0.3
     claim = results["claims"][0]
     assert claim["gap"] > 0
     assert claim["control"]["gap"] < claim["gap"]
