@@ -83,6 +83,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "item_learning_rate": 0.1,
         "learning_rate": 0.01,
         "choice_rate": 0.01,
+        "gamma": 0.5,
         "value_scale": 5.0,
         "hidden": 32,
     },
