@@ -34,7 +34,7 @@ TOPICS = {"streamrec.events": 2, "streamrec.decisions": 2, "streamrec.dead-lette
 
 NEXT = (
     "streamrec train --set run.decisions=200000        # the same agents, training in the simulator at full speed",
-    "streamrec replay --log {run_dir}/log               # the log of this demo, replayed: predict, score, then learn",
+    "streamrec replay --log {run_dir}/log               # the log its models were warmed on: predict, score, learn",
     "streamrec demo --resume --run-dir {run_dir}        # go on learning where this demo stopped",
 )
 

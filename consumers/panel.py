@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.metrics_tail import MetricsTail
-from streamrec.evaluation.metrics_file import Line, number, periods, policies
+from streamrec.evaluation.metrics_file import Line, depth, number, periods, policies
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SHOWN_PERIODS = 12  # the newest; more would push the figures off a usual terminal
@@ -106,8 +106,9 @@ class Panel:
                 "reward: " + ", ".join(f"{name} {_fixed(p.get('reward'))}" for name, p in policies(last).items())
             )
         for period in periods(last)[-1:]:
-            ranked = ", ".join(f"{name} {_fixed(model.get('recall20'))}" for name, model in _models([period]))
-            parts.append(f"Recall@20 of period {period.get('period')}: {ranked}")
+            k = depth([period])
+            ranked = ", ".join(f"{name} {_fixed(model.get(f'recall{k}'))}" for name, model in _models([period]))
+            parts.append(f"Recall@{k} of period {period.get('period')}: {ranked}")
         if self.tail.marks:
             parts.append("marks: " + ", ".join(f"{text} at {_clock(at)}" for at, text in self.tail.marks))
         return " | ".join(parts).encode("ascii", "replace").decode()
@@ -199,24 +200,25 @@ def _delay(delay: Line) -> Text:
 
 
 def _ranking(found: list[Line], width: int) -> Table:
-    """Recall@20 per period and model, the best of each period in green; MRR@20 beside it where there is room."""
+    """Recall per period and model, the best of each period in green; MRR beside it where there is room."""
+    k = depth(found)
     names = list(dict.fromkeys(name for name, _ in _models(found)))
     wide = 16 + sum(2 + max(14, len(name)) for name in names) <= width
-    table = _table("period\n", *(f"{name}\n{'R@20    MRR@20' if wide else 'R@20'}" for name in names))
+    table = _table("period\n", *(f"{name}\nR@{k}" + f"    MRR@{k}" * wide for name in names))
     for period in found[-_SHOWN_PERIODS:]:
         models = dict(_models([period]))
-        best = max((number(m.get("recall20")) or 0.0 for m in models.values()), default=0.0)
-        cells = [_cell(models.get(name, {}), best, wide) for name in names]
+        best = max((number(m.get(f"recall{k}")) or 0.0 for m in models.values()), default=0.0)
+        cells = [_cell(models.get(name, {}), k, best, wide) for name in names]
         table.add_row(
             Text.assemble((f"{period.get('period')!s:>3}  ", "bold"), (_day(period.get("start")), "dim")), *cells
         )
     return table
 
 
-def _cell(model: Line, best: float, wide: bool) -> Text:
-    recall = number(model.get("recall20"))
+def _cell(model: Line, k: str, best: float, wide: bool) -> Text:
+    recall = number(model.get(f"recall{k}"))
     style = "bold green" if recall is not None and recall == best else ""
-    return Text.assemble((_fixed(recall), style), *[(f"  {_fixed(model.get('mrr20'))}", "dim")] * wide)
+    return Text.assemble((_fixed(recall), style), *[(f"  {_fixed(model.get(f'mrr{k}'))}", "dim")] * wide)
 
 
 def _models(found: list[Line]) -> list[tuple[str, Line]]:

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.bench.arena import ENDS, Arena, foresight_of, load, null, play, shipped, shorter
-from streamrec.bench.claims import bootstrap, interquartile_mean, judge
+from streamrec.bench.claims import bootstrap, interquartile_mean, judge, parse
 from streamrec.bench.page import write_page
+from streamrec.build import BadSpec
 
 SHORT = 50
 """How much shorter the runs of the short form are."""
@@ -91,8 +92,16 @@ def run(
 def _jobs(name: str, arena: Arena, seeds: int) -> Iterator[Job]:
     for control in (False, True) if arena.get("null") else (False,):
         for seed in range(FIRST, FIRST + seeds):
-            for agent in (*ENDS, *arena["agents"]):
+            for agent in _claimed(arena) if control else (*ENDS, *arena["agents"]):
                 yield Job(name, control, agent, seed)
+
+
+def _claimed(arena: Arena) -> list[str]:
+    """Agents that a claim is about: a control needs no others."""
+    everybody = dict.fromkeys((*ENDS, *arena["agents"]))
+    claims = [parse(claim, everybody) for claim in arena.get("claims", [])]
+    about = {name for claim in claims for name in (claim.left, claim.right)}
+    return [agent for agent in everybody if agent in about]
 
 
 def _settings(arena: Arena, control: bool) -> Arena:
@@ -189,8 +198,9 @@ def _summarise(name: str, arena: Arena, seeds: int, runs: _Runs, results: dict[s
             ]
             for agent in (*ENDS, *arena["agents"])
         }
-        scores = {agent: [run["score"] for run in of] for agent, of in made.items()}
         for claim in arena.get("claims", []):
+            said = parse(claim, made)
+            scores = {agent: _quantity(agent, made[agent], said.quantity) for agent in (said.left, said.right)}
             verdict = judge(claim, scores, control).as_json()
             if control:
                 verdicts[claim]["control"] = verdict
@@ -198,12 +208,22 @@ def _summarise(name: str, arena: Arena, seeds: int, runs: _Runs, results: dict[s
                 verdicts[claim] = {"world": name, "source": arena.get("source", ""), **verdict, "control": None}
         if not control:
             _rows(name, made, results)
-            results["worlds"].append({"world": name, "about": arena.get("about", ""), **_ends(scores)})
+            results["worlds"].append({"world": name, "about": arena.get("about", ""), **_ends(made)})
     results["claims"] += verdicts.values()
 
 
-def _ends(scores: dict[str, list[float]]) -> dict[str, Any]:
-    ends = {end: float(np.mean(scores[end])) for end in ENDS}
+def _quantity(agent: str, runs: list[dict[str, Any]], name: str) -> list[float]:
+    """What each run of an agent says of "score", or of "swing.value" and the like."""
+    table, _, key = name.rpartition(".")
+    for run in runs:
+        said = run.get(table, {}) if table else run
+        if key not in said:
+            raise BadSpec(f"a claim is about {name!r}, but {agent} says nothing of it; of {table}: {sorted(said)}")
+    return [(run[table] if table else run)[key] for run in runs]
+
+
+def _ends(made: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    ends = {end: float(np.mean([run["score"] for run in made[end]])) for end in ENDS}
     way = ends["oracle"] - ends["random"]
     return {**ends, "lookahead_share": (ends["oracle"] - ends["myopic"]) / way if way else 0.0}
 

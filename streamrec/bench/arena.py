@@ -34,6 +34,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,6 +140,7 @@ class Run:
     decisions: int
     seconds: float
     learning: dict[str, float]  # what the last update said
+    swing: dict[str, float]  # standard deviation over the updates of the tail of what they said
 
 
 def play(arena: Arena, agent: str, seed: int, foresight: float = 0.0) -> Run:
@@ -163,17 +165,28 @@ def play(arena: Arena, agent: str, seed: int, foresight: float = 0.0) -> Run:
     player = _player(arena, agent, context, world, foresight)
     curve = Curve(core, world.start, arena)
     loop = Loop(world, sessions, catalog, player, {"curve": curve}, arena.get("update_every", 256))
+    said: list[dict[str, float]] = []
     start = time.perf_counter()
     while not curve.over and loop.step():
         curve.note(time.perf_counter() - start)
+        if loop.counts["updates"] > len(said):
+            said.append(dict(loop.learning))
+    tail = arena.get("tail", 0.5)
     return Run(
-        curve.tail(arena.get("tail", 0.5)),
+        curve.tail(tail),
         curve.points(),
         curve.times,
         loop.counts["decisions"],
         time.perf_counter() - start,
         dict(loop.learning),
+        swing(said[len(said) - max(round(tail * len(said)), 1) :]),
     )
+
+
+def swing(said: list[dict[str, float]]) -> dict[str, float]:
+    """Standard deviation of each quantity over the updates that speak of it."""
+    names = {name for update in said for name in update}
+    return {n: float(np.std([update[n] for update in said if n in update])) for n in sorted(names)}
 
 
 def make_core(arena: Arena, seed: int, **changes: Any) -> Core:

@@ -1,4 +1,7 @@
-"""Claims about agents, judged over seeds: "a > b" with its interval, and its null control."""
+"""Claims about agents, judged over seeds: "a > b" with its interval, and its null control.
+
+A claim is about the score, or about what it names after "in": "a < b in swing.value" (see `streamrec.bench.arena.Run`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,21 @@ from streamrec.build import BadSpec
 
 Scores = Mapping[str, Sequence[float]]
 """Score of each agent per seed, the seeds in the same order for all."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`left` `sign` `right`, two agents, in the `quantity`."""
+
+    left: str
+    sign: str
+    right: str
+    quantity: str = "score"
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether the interval low..high of left - right agrees: for > and < it must leave 0 out."""
+        agrees = {">": low > 0.0, ">=": high >= 0.0, "<": high < 0.0, "<=": low <= 0.0}
+        return agrees[self.sign]
 
 
 @dataclass
@@ -42,35 +60,40 @@ class Verdict:
 
 
 def judge(claim: str, scores: Scores, control: bool = False) -> Verdict:
-    """Whether `claim` ("a > b" or "a >= b") holds; `control`: whether it is a tie.
+    """Whether `claim` holds; `control`: whether it is a tie.
 
     The interval is Student's, of the differences seed by seed: agents share the people and the luck of a seed.
 
+    Args:
+        claim: see the module.
+        scores: of the quantity that the claim is about.
+        control: the effect is off that the claim needs.
+
     Raises:
         BadSpec: not a claim, or about an agent that is not there.
     """
-    better, sign, worse = parse(claim, scores)
-    gaps = np.asarray(scores[better]) - np.asarray(scores[worse])
+    said = parse(claim, scores)
+    gaps = np.asarray(scores[said.left]) - np.asarray(scores[said.right])
     mean, half = float(gaps.mean()), half_width(gaps)
     low, high = mean - half, mean + half
-    holds = low <= 0.0 <= high if control else (low > 0.0 if sign == ">" else high >= 0.0)
+    holds = low <= 0.0 <= high if control else said.holds(low, high)
     return Verdict(claim, mean, low, high, bool(holds), len(gaps))
 
 
-def parse(claim: str, names: Mapping[str, Any]) -> tuple[str, str, str]:
-    """(better, sign, worse) of a claim.
+def parse(claim: str, names: Mapping[str, Any]) -> Claim:
+    """What a claim says.
 
     Raises:
         BadSpec: not a claim, or about an agent that is not there.
     """
-    found = re.fullmatch(r"\s*(\w+)\s*(>=|>)\s*(\w+)\s*", claim)
+    found = re.fullmatch(r"\s*(\w+)\s*(>=|>|<=|<)\s*(\w+)(?:\s+in\s+([\w.]+))?\s*", claim)
     if found is None:
-        raise BadSpec(f'a claim reads "a > b" or "a >= b", got {claim!r}')
-    better, sign, worse = found.groups()
-    for name in (better, worse):
+        raise BadSpec(f'a claim reads "a > b" (or >=, <, <=), perhaps with "in swing.value" behind it, got {claim!r}')
+    left, sign, right, quantity = found.groups()
+    for name in (left, right):
         if name not in names:
             raise BadSpec(f"the claim {claim!r} is about {name!r}; there is {', '.join(names)}")
-    return better, sign, worse
+    return Claim(left, sign, right, quantity or "score")
 
 
 def half_width(values: NDArray[np.float64]) -> float:

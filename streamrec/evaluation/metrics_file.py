@@ -75,6 +75,12 @@ def periods(line: Mapping[str, Any]) -> list[Line]:
     return found if isinstance(found, list) else []
 
 
+def depth(found: Iterable[Line]) -> str:
+    """K of the Recall@K that periods hold, as text; 20 where they hold none."""
+    names = (key for period in found for model in (period.get("models") or {}).values() for key in model)
+    return next((key.removeprefix("recall") for key in names if key.startswith("recall")), "20")
+
+
 def marks(lines: Iterable[Line]) -> list[tuple[float, str]]:
     """(seconds since start, text) of every mark."""
     return [(number(line.get("t")) or 0.0, str(line["mark"])) for line in lines if line.get("mark")]

@@ -14,6 +14,7 @@ from typing import Any
 
 from streamrec.evaluation.metrics_file import (
     Line,
+    depth,
     marks,
     number,
     periods,
@@ -210,15 +211,16 @@ def _ranking(last: Line) -> str:
     found, total = periods(last), table(last, "meters", "ranking", "total")
     names = list(dict.fromkeys(name for period in found for name in period.get("models") or {}))
     days = {float(i): _day(period) for i, period in enumerate(found)}
+    k = depth(found)
     plots = [
         Plot(f"{title} per period", [_ranked(found, name, key) for name in names], names=days, size=(6.2, 3.4))
-        for title, key in (("Recall@20", "recall20"), ("MRR@20", "mrr20"))
+        for title, key in ((f"Recall@{k}", f"recall{k}"), (f"MRR@{k}", f"mrr{k}"))
     ]
     over = "".join(f'<th scope="colgroup" colspan="2">{escape(name)}</th>' for name in names)
     head = f'<th scope="col" rowspan="2">Period</th><th scope="col" rowspan="2">Clicks</th>{over}</tr><tr>'
-    head += '<th scope="col">Recall@20</th><th scope="col">MRR@20</th>' * len(names)
-    rows = [_ranking_row(f"{p.get('period')}", _day(p), p.get("models") or {}, names) for p in found]
-    rows += [_ranking_row("all", "", total, names)] if total else []
+    head += f'<th scope="col">Recall@{k}</th><th scope="col">MRR@{k}</th>' * len(names)
+    rows = [_ranking_row(f"{p.get('period')}", _day(p), p.get("models") or {}, names, k) for p in found]
+    rows += [_ranking_row("all", "", total, names, k)] if total else []
     shown = _table("Every click is scored before the model may learn from it; ★ is the best of its row", head, rows)
     return _section("Ranking per period", shown + _figures(plots, names))
 
@@ -233,10 +235,10 @@ def _day(period: Line) -> str:
     return str(period.get("period")) if start is None else datetime.fromtimestamp(start, tz=UTC).strftime("%Y-%m-%d")
 
 
-def _ranking_row(period: str, day: str, models: Line, names: list[str]) -> str:
+def _ranking_row(period: str, day: str, models: Line, names: list[str], k: str) -> str:
     best = {
         key: max((number(table(models, n).get(key)) or 0.0 for n in names), default=0.0)
-        for key in ("recall20", "mrr20")
+        for key in (f"recall{k}", f"mrr{k}")
     }
     cells = []
     for name in names:

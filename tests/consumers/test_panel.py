@@ -81,6 +81,14 @@ def test_ranking_per_period_drops_mrr_where_narrow(tmp_path: Path) -> None:
     assert "…" not in narrow
 
 
+def test_ranking_names_the_depth_that_the_run_was_scored_at(tmp_path: Path) -> None:
+    periods = [{"period": 0, "start": 1_459_728_000, "models": {"popular": {"recall5": 0.25, "mrr5": 0.125, "n": 4}}}]
+    write(tmp_path, line(5, meters={"ranking": {"periods": periods}}))
+    shown = screen(tmp_path, 100)
+    assert "R@5" in shown
+    assert "0.2500  0.1250" in shown
+
+
 def test_no_figures_yet_and_nulls(tmp_path: Path) -> None:
     assert "waiting for data" in screen(tmp_path)
     bare = policy(float("nan")) | {"low": None, "high": None}

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from streamrec.bench import agents
-from streamrec.bench.arena import load, null, play, shipped, shorter
+from streamrec.bench.arena import load, null, play, shipped, shorter, swing
 from streamrec.bench.claims import parse
 from streamrec.build import BadSpec
 
@@ -105,11 +106,34 @@ def test_runs_are_kept_and_a_cut_off_line_is_made_again(small: Path, tmp_path: P
     made = (out / "runs.jsonl").read_text()
     (out / "runs.jsonl").write_text(made[:-20])
     second = agents.run(out, [str(small)], seeds=2, say=said.append)
-    assert said.count("20 runs, 0 of them made before") == 1
-    assert said.count("20 runs, 19 of them made before") == 1
+    # Ten with the effect on; of the control only the two agents that the claim is about.
+    assert said.count("14 runs, 0 of them made before") == 1
+    assert said.count("14 runs, 13 of them made before") == 1
     keys = ("agent", "world", "score", "raw", "seeds")
     assert [[row[k] for k in keys] for row in first["results"]] == [[row[k] for k in keys] for row in second["results"]]
     assert first["claims"] == second["claims"]
+
+
+def test_a_claim_may_be_about_how_much_the_updates_say_changes(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "swing.toml"
+    path.write_text(
+        small.read_text().replace("myopic > popular", "fast > slow in swing.reward_per_slot")
+        + '[agents.fast]\nuse = "agents.linucb.LinUCB"\n[agents.slow]\nlike = "fast"\nalpha = 0.0\n'
+    )
+    claim = agents.run(tmp_path / "out", [str(path)], seeds=2)["claims"][0]
+    spread = {
+        name: [play(load(str(path)), name, seed).swing["reward_per_slot"] for seed in (100, 101)]
+        for name in ("fast", "slow")
+    }
+    assert claim["gap"] == pytest.approx(np.mean(spread["fast"]) - np.mean(spread["slow"]))
+    path.write_text(path.read_text().replace("swing.reward_per_slot", "swing.loss"))
+    with pytest.raises(BadSpec, match=r"swing.loss.*fast says nothing of it.*reward_per_slot"):
+        agents.run(tmp_path / "out", [str(path)], seeds=2)
+
+
+def test_swing_is_the_deviation_over_the_updates_that_speak() -> None:
+    assert swing([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 1.0, "b": 0.0}
+    assert swing([]) == {}
 
 
 def test_scores_are_shares_of_the_way(small: Path, tmp_path: Path) -> None:

@@ -58,7 +58,17 @@ def test_one_seed_proves_nothing() -> None:
     assert judge("a > b", scores).as_json()["low"] is None
 
 
-@pytest.mark.parametrize("claim", ["a is better than b", "a < b", "a > c"])
+def test_a_claim_may_be_about_less_and_about_another_quantity() -> None:
+    less = {"a": [1.0, 1.1, 0.9], "b": [2.0, 2.2, 1.9]}
+    assert judge("a < b in swing.value", less).holds
+    assert judge("a <= b", less).holds
+    assert not judge("b < a", less).holds
+    assert not judge("b <= a", less).holds
+    assert parse("a < b in swing.value", less).quantity == "swing.value"
+    assert parse("a < b", less).quantity == "score"
+
+
+@pytest.mark.parametrize("claim", ["a is better than b", "a = b", "a > c", "a > b in"])
 def test_what_is_no_claim_is_refused(claim: str) -> None:
     with pytest.raises(BadSpec):
         parse(claim, {"a": 1, "b": 2})
