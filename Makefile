@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check slow data browser clean
+.PHONY: help setup demo test check slow data recsim clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +36,9 @@ slow: $(READY)  ## the tests that take longer
 
 data: $(READY)  ## the tests on real data sets; STREAMREC_DATA names their folder
 	@$(BIN)/python -m pytest -m data
+
+recsim: $(READY)  ## RecSim without TensorFlow, for `streamrec bench agents --only recsim`
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recsim==0.2.4 absl-py six
 
 clean:  ## remove .venv and what runs left
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache

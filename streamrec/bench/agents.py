@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.bench.arena import ENDS, Arena, foresight_of, load, null, play, shipped, shorter
+from streamrec.bench.arena import ENDS, Arena, foresight_of, load, null, play, ready, shorter
 from streamrec.bench.claims import bootstrap, interquartile_mean, judge, parse
 from streamrec.bench.page import write_page
 from streamrec.build import BadSpec
@@ -31,6 +31,8 @@ FIRST = 100
 
 NEAR = 0.9
 """An agent has arrived when it is this share of the way from random to the best agent of the world."""
+
+_APART = ("about", "source", "claims", "agents", "null", "needs")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def run(
 
     Args:
         out: directory of this benchmark; runs found in it are kept.
-        names: arenas, shipped or files; none = all that are shipped.
+        names: arenas, shipped or files; none = all that are shipped and `ready`.
         seeds: seeds per agent, from `FIRST` on.
         short: runs a fiftieth as long, for a check that everything works; its figures mean nothing.
         jobs: processes at a time.
@@ -70,7 +72,7 @@ def run(
     Raises:
         BadSpec: an arena that does not exist or is wrong.
     """
-    arenas = {Path(name).stem: load(name) for name in names or shipped()}
+    arenas = {Path(name).stem: load(name) for name in names or ready()}
     if short:
         arenas = {name: shorter(arena, SHORT) for name, arena in arenas.items()}
     out.mkdir(parents=True, exist_ok=True)
@@ -177,7 +179,8 @@ class _Runs:
 
 
 def _world(settings: Arena) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in ("about", "source", "claims", "agents", "null")}
+    """What a run depends on, its agent apart."""
+    return {key: value for key, value in settings.items() if key not in _APART}
 
 
 def _hash(value: Any) -> str:

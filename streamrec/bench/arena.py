@@ -10,6 +10,7 @@ An arena is a TOML file, shipped in `streamrec/specs/arena` or the reader's own:
     tail = 0.5                 # the share at the end of a run that is scored, while learning goes on
     foresight_horizon = 50     # decisions (or days) over which the oracle's foresight is tuned
     claims = ["a > b"]         # see `streamrec.bench.claims`
+    needs = "recsim"           # a package without which the arena cannot run
     [null]                     # overrides under which every claim must become a tie
     "world.core.repulsion" = 0.0
     [world]                    # `core`, and keywords of `simulators.world.SimulatorWorld` (tick_s = 300: large waves)
@@ -31,6 +32,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +61,18 @@ ENDS = ("random", "myopic", "oracle")
 
 _KEYS = {
     "about", "source", "decisions", "days", "update_every", "slate", "tail", "foresight_horizon", "claims", "null",
-    "catalog", "sessions", "world", "agents",
+    "needs", "catalog", "sessions", "world", "agents",
 }  # fmt: skip
 
 
 def shipped() -> list[str]:
     """Names of the arenas that come with the package."""
     return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+
+
+def ready() -> list[str]:
+    """Names of the shipped arenas whose packages are installed."""
+    return [name for name in shipped() if (package := load(name).get("needs")) is None or find_spec(package)]
 
 
 def load(name: str) -> Arena:

@@ -5,13 +5,13 @@ import math
 from pathlib import Path
 
 from streamrec.bench import agents
-from streamrec.bench.arena import ENDS, load, shipped
+from streamrec.bench.arena import ENDS, load, ready
 
 
 def test_the_short_form_runs_every_agent_in_every_shipped_world(tmp_path: Path) -> None:
     results = agents.run(tmp_path, seeds=1, short=True, jobs=2)
     rows = {(row["world"], row["agent"]): row for row in results["results"]}
-    arenas = {name: load(name) for name in shipped()}
+    arenas = {name: load(name) for name in ready()}
     assert set(rows) == {(name, agent) for name, arena in arenas.items() for agent in (*ENDS, *arena["agents"])}
     assert all(math.isfinite(row["score"]) and row["decisions"] > 0 for row in rows.values())
     assert [(c["world"], c["claim"]) for c in results["claims"]] == [
