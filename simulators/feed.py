@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import embedding, normalize, one_hot
 
 from simulators.core import Feedback, Unit
 from simulators.draws import GOLDEN, keys, uniforms
@@ -222,33 +222,37 @@ class Feed:
             raise ValueError(f"expected slates of shape {(len(users), self.slate)}, got {tuple(slates.shape)}")
         users, slates = users.to(self.device), slates.to(self.device)
         key = self._now(users)
-        taste, shown = self.taste[users], self.shown[users]
+        taste, shown = self.taste.index_select(0, users), self.shown.index_select(0, users)
         if time is not None:
             late = (time.to(self.device) - self.time[users]).clamp_min(0.0)
             self.time[users] += late
             taste, shown = self._pass(mix(key + _LATE), taste, shown, late)
-        topic = self.topic[slates]
+        topic = self.topic.index_select(0, slates.flatten()).view_as(slates)
         kinds = self._react(users, key, slates, taste, self._dull(shown).gather(1, topic))
         self._resent(users, slates, kinds == int(Kind.SKIP))
         pleased = (kinds == int(Kind.CLICK)) | (kinds == int(Kind.PURCHASE))
         leave, think, gap = self._stay(users, key, pleased.any(1))
         shown = shown.scatter_add(1, topic, (slates > 0) * self.look)
-        self.taste[users], self.shown[users] = self._pass(key, taste, shown, think + gap)
-        self.time[users] += think + gap
-        self.steps[users] += 1
+        taste, shown = self._pass(key, taste, shown, think + gap)
+        self.taste.index_copy_(0, users, taste)
+        self.shown.index_copy_(0, users, shown)
+        self.time.index_add_(0, users, think + gap)
+        self.steps.index_add_(0, users, torch.ones_like(users))
         self._keep_date(users)
-        reward = self._rewards[kinds.long()].sum(1) + self._rewards[int(Kind.LEAVE)] * leave
+        reward = self._rewards.index_select(0, kinds.int().flatten()).view_as(kinds).sum(1)
+        reward += self._rewards[int(Kind.LEAVE)] * leave
         return Feedback(kinds, reward, leave, think, gap, torch.ones_like(reward).unsqueeze(1).expand(kinds.shape))
 
     def _now(self, users: Tensor) -> Tensor:
         """[n] int64, keys of the randomness of the users' coming steps."""
-        return mix(self.key[users] + self.steps[users] * _STEP)
+        return mix(self.key.index_select(0, users) + self.steps.index_select(0, users) * _STEP)
 
     def _react(self, users: Tensor, key: Tensor, slates: Tensor, taste: Tensor, dull: Tensor) -> Tensor:
         """[n, K] int8. One draw per slot decides between order, click, skip and nothing."""
-        vectors = self.vectors[slates]
+        vectors = embedding(slates, self.vectors)
         affinity = (vectors * taste.unsqueeze(1)).sum(2)
-        click = self._click(users, self.offset[slates] + self.match * affinity - dull - self._repelled(users, vectors))
+        offset = self.offset.index_select(0, slates.flatten()).view_as(slates)
+        click = self._click(users, offset + self.match * affinity - dull - self._repelled(users, vectors))
         skip = (1 - click) * self._scorn(affinity)
         draw = uniforms(key, self.slate) / self.look
         kinds = torch.where(draw < click + skip, int(Kind.SKIP), int(Kind.IMPRESSION))
@@ -318,9 +322,9 @@ class Feed:
     def _stay(self, users: Tensor, key: Tensor, pleased: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Who leaves [n] bool, and seconds of thinking and of being away, two of [n] float64."""
         draws = uniforms(key, 3, self.slate)
-        mood = (1 - _MOOD) * self.mood[users] + _MOOD * pleased
+        mood = (1 - _MOOD) * self.mood.index_select(0, users) + _MOOD * pleased
         leave = draws[:, 0] < self.leave * (1 - mood) ** 2
-        self.mood[users] = torch.where(leave, 1.0, mood)
+        self.mood.index_copy_(0, users, torch.where(leave, 1.0, mood))
         think = _exponential(draws[:, 1], self.think_s, self._pace(users) if self.mix else None)
         return leave, think, _exponential(draws[:, 2], self.gap_s) * leave
 

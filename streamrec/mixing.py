@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -11,6 +12,6 @@ def mix(x: Tensor) -> Tensor:
     The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, variant 13 of Stafford) in wrapping arithmetic.
     Torch shifts signed numbers with their sign, so the bits shifted in are masked away.
     """
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+    y = (x >> 30).bitwise_and_(0x3FFFFFFFF).bitwise_xor_(x).mul_(-0x40A7B892E31B1A47)
+    z = (y >> 27).bitwise_and_(0x1FFFFFFFFF).bitwise_xor_(y).mul_(-0x6B2FB644ECCEEE15)
+    return torch.bitwise_right_shift(z, 31, out=y).bitwise_and_(0x1FFFFFFFF).bitwise_xor_(z)
