@@ -17,13 +17,12 @@ from streamrec.catalog import Catalog
 from streamrec.explore import choose, offered, pick
 from streamrec.memory import Replay, Sample
 from streamrec.mixing import mix
-from streamrec.nn.adagrad import Adagrad
+from streamrec.nn.optimiser import Optimiser
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition
 from streamrec.sessions import SessionStore
 
 Exploration = Literal["dbgd", "epsilon"]
-ActiveFor = Literal["shown", "clicked"]
 
 DUELS = 64
 """Newest duels whose clicks are counted: more than begin between two updates."""
@@ -37,7 +36,7 @@ class DRN:
 
     * Q(s, a) = V(user, context) + A(user, context, news, user-news) over four groups of features with windows of an
       hour to a year (`agents.drn_features`).
-    * Reward of a shown article: its click + `beta` * the activeness its user had after the next return
+    * Reward of a shown article: its click + `beta` * how much more active than now its user is after the next return
       (`agents.drn_activeness`), so that an action is paid for bringing the user back soon. Double DQN: the next
       article is chosen by the online network and valued by the target network.
     * Exploration by dueling bandit gradient descent: W~ = W + alpha * U(-1, 1) * W, per weight. The top K of Q and
@@ -57,7 +56,9 @@ class DRN:
     Departures from the paper: the printed W' = W + eta * W~ would let W grow by 5 % with every win, and is read as a
     step towards W~. Each part of the reward has a Q of its own in one network, and what decides and is bootstrapped
     from is their sum Q_click + beta * Q_active: the same targets, since Bellman's equation is linear in the reward (van
-    Seijen et al., NIPS 2017), but the luck of returns, many times that of clicks, does not drown the clicks. Clicks are
+    Seijen et al., NIPS 2017), but the luck of returns, many times that of clicks, does not drown the clicks. Activeness
+    is paid as its change since the decision: the paper pays its level, of which no action can change what was there
+    before, and in which whether the visit happens to go on would weigh more than the article. Clicks are
     credited by the probabilities with which each list contributes an article and not by the list it came from. An
     action is one article, so each slot of a slate is a sample: its own click, the activeness of its user, and the best
     next article. The best one is looked for among `candidates` random articles of today (or those offered then), with
@@ -73,9 +74,6 @@ class DRN:
         gamma: discount per decision; 0 = DN.
         beta: weight of activeness in the reward; 0 = clicks only.
         double: choose by the online network what the target network values.
-        active_for: "shown" pays activeness to all that was shown, as the paper does. "clicked" pays what was read: V
-            is the activeness to come, and A of an article its click times how much better than V the outcome was.
-            That assumes that only what is read decides about the return, and has a small part of the noise.
         exploration: "dbgd", or "epsilon" for epsilon-greedy per slot.
         epsilon: share of exploration with "epsilon"; 0 = none.
         alpha: size of the perturbation.
@@ -115,7 +113,6 @@ class DRN:
         gamma: float = 0.4,
         beta: float = 0.05,
         double: bool = True,
-        active_for: ActiveFor = "shown",
         exploration: Exploration = "dbgd",
         epsilon: float = 0.0,
         alpha: float = 0.1,
@@ -141,9 +138,8 @@ class DRN:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        _check({k: v for k, v in locals().items() if isinstance(v, int | float)}, exploration, active_for, windows)
+        _check({k: v for k, v in locals().items() if isinstance(v, int | float)}, exploration, windows)
         self.catalog, self.slate, self.beta, self.double = catalog, slate, beta, double
-        self.active_for = active_for
         self.exploration, self.epsilon, self.alpha, self.eta, self.tau = exploration, epsilon, alpha, eta, tau
         self.minor_s, self.major_s, self.catch_up = minor_s, major_s, catch_up
         self.minibatches, self.batch, self.candidates, self.target_every = minibatches, batch, candidates, target_every
@@ -152,9 +148,7 @@ class DRN:
         self.online = Values(catalog, sessions, windows, dim, hidden, start_of).to(self.device)
         # The catalogue grows while the run goes on: were it copied too, the target would not see that.
         self.target = copy.deepcopy(self.online, {id(catalog): catalog}).requires_grad_(False)
-        self.tables = Adagrad([("items.weight", self.online.items.weight)], item_learning_rate)
-        dense = [p for name, p in self.online.named_parameters() if name != "items.weight"]
-        self.dense = torch.optim.Adam(dense, learning_rate)
+        self.optimiser = Optimiser(self.online, catalog, learning_rate, item_learning_rate)
         self.counts = ClickCounts(catalog, windows, self.device)
         self.activeness = Activeness(sessions.users.capacity, memory, away_s, start, decay, gain, self.device)
         self.replay = Replay(memory, 1, gamma, self.reads, self.device)
@@ -345,36 +339,23 @@ class DRN:
         shown = sample.first.shown.slate
         value, advantage = self.online(sample.first.history, shown, self._counted[rows], self._active[rows, 0])
         errors = (value + advantage - self._target(sample, rows))[shown != 0].square().mean(0)
-        if self.active_for == "clicked":
-            errors = torch.stack([errors[0], self._read_error(sample, rows, value[..., 1], advantage[..., 1])])
-        loss = errors.sum() if self.beta else errors[0]
-        self.tables.zero_grad()
-        self.dense.zero_grad()
-        torch.autograd.backward(loss)
-        self.tables.step()
-        self.dense.step()
+        self.optimiser.descend(errors.sum() if self.beta else errors[0])
         self.learned += 1
         if self.learned % self.target_every == 0:
             self._copy()
         clicks, active = errors.tolist()
         return {"loss": clicks, "active_loss": active, "value": float(self._total((value + advantage).detach()).mean())}
 
-    def _led_to(self, rows: Tensor) -> Tensor:
-        """The activeness that the users of the rows of the memory came to, [B]."""
-        led = self.activeness.led_to(self._visit[rows], self.now)
-        return torch.where(led.isnan(), self._active[rows, 0], led)
-
-    def _read_error(self, sample: Sample, rows: Tensor, value: Tensor, advantage: Tensor) -> Tensor:
-        """Squared error of V [B, 1] as the activeness to come, and of A [B, K] as what clicks add to that."""
-        led, there = self._led_to(rows).unsqueeze(1), sample.first.shown.slate != 0
-        gained = (led - value.detach()) * sample.first.clicked()
-        return (value - led).square().mean() + (advantage - gained)[there].square().mean()
+    def _gained(self, rows: Tensor) -> Tensor:
+        """How much more active than at the decision the users of the rows of the memory came to be, [B]."""
+        gained = self.activeness.led_to(self._visit[rows], self.now) - self._active[rows, 0]
+        return gained.nan_to_num(0.0)
 
     @torch.no_grad()
     def _target(self, sample: Sample, rows: Tensor) -> Tensor:
         """What each shown slot should be worth in clicks and in activeness, [B, K, 2]."""
         clicks = sample.first.rewards
-        reward = torch.stack([clicks, self._led_to(rows).unsqueeze(1).expand_as(clicks)], 2)
+        reward = torch.stack([clicks, self._gained(rows).unsqueeze(1).expand_as(clicks)], 2)
         if self.replay.gamma == 0.0:
             return reward
         items, mask = self._some(sample.next)
@@ -420,8 +401,7 @@ class DRN:
         return {
             "online": {name: value.clone() for name, value in self.online.state_dict().items()},
             "target": target,
-            "tables": self.tables.state_dict(),
-            "dense": _adam_state(self.dense),
+            "optimiser": self.optimiser.state_dict(),
             "counts": self.counts.state_dict(),
             "activeness": self.activeness.state_dict(),
             "replay": self.replay.state_dict(),
@@ -439,8 +419,7 @@ class DRN:
         self.target.load_state_dict(state["online"])
         for name, saved in state["target"].items():
             self.target.get_parameter(name)[: len(saved)] = saved.to(self.device)
-        self.tables.load_state_dict(state["tables"])
-        _load_adam(self.dense, state["dense"])
+        self.optimiser.load_state_dict(state["optimiser"])
         self.counts.load_state_dict(state["counts"])
         self.activeness.load_state_dict(state["activeness"])
         self.replay.load_state_dict(state["replay"])
@@ -460,19 +439,7 @@ class DRN:
 _CLOCKS = ("noise_seed", "duels", "wins", "learned", "decided", "trained")
 
 
-def _adam_state(optimiser: torch.optim.Adam) -> State:
-    moments: dict[int, dict[str, Tensor]] = optimiser.state_dict()["state"]
-    return {str(at): {name: value.clone() for name, value in one.items()} for at, one in moments.items()}
-
-
-def _load_adam(optimiser: torch.optim.Adam, state: State) -> None:
-    moments = {int(at): one for at, one in state.items()}
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _check(numbers: dict[str, Any], exploration: str, active_for: str, windows: Sequence[float]) -> None:
-    if active_for not in ("shown", "clicked"):
-        raise ValueError(f'active_for must be "shown" or "clicked", got {active_for!r}')
+def _check(numbers: dict[str, Any], exploration: str, windows: Sequence[float]) -> None:
     if exploration not in ("dbgd", "epsilon"):
         raise ValueError(f'exploration must be "dbgd" or "epsilon", got {exploration!r}')
     for name in ("gamma", "epsilon", "eta"):

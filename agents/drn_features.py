@@ -87,7 +87,9 @@ class ClickCounts:
 class Values(nn.Module):
     """Q(s, a) = V(user, context) + A(user, context, news, user-news), not centred over actions; two of each.
 
-    The first of the two is for clicks, the second for activeness, the parts of the reward.
+    The first of the two is for clicks, the second for activeness, the parts of the reward. A of activeness starts at 0:
+    what random weights would say of articles outlives, in the noise of returns, any merit they have (ours; the paper
+    does not say how weights start).
 
     The four groups (section 4.2 of the paper; vectors that are learned stand where the paper has one-hot columns of
     thousands of names):
@@ -139,6 +141,8 @@ class Values(nn.Module):
         self.both1 = nn.Parameter(uniform(hidden, wide + 3 * self.windows + 2, generator))
         self.advantage2, self.shift2 = _layer(half, hidden, generator)
         self.advantage3, self.shift3 = _layer(2, half, generator)
+        with torch.no_grad():
+            self.advantage3[1] = 0.0
 
     def forward(self, history: History, items: Tensor, counts: Tensor, activeness: Tensor) -> tuple[Tensor, Tensor]:
         """V of clicks and of activeness, [B, 1, 2], and A of both, [B, C, 2]: Q is their sum.

@@ -297,10 +297,10 @@ def test_q_is_v_plus_advantage_and_is_not_centred() -> None:
     items, level = torch.arange(1, 7).unsqueeze(0), torch.full((2,), 0.5)
     q = torch.add(*made.online(users, items, made.counts.read(items), level))
     with torch.no_grad():
-        made.online.value_shift3 += 1.0
+        made.online.value_shift3.add_(1.0)
         raised = torch.add(*made.online(users, items, made.counts.read(items), level))
         torch.testing.assert_close(raised, q + 1.0)
-        made.online.shift3 += 1.0
+        made.online.shift3.add_(1.0)
         both = torch.add(*made.online(users, items, made.counts.read(items), level))
         torch.testing.assert_close(both, q + 2.0)
 
@@ -354,7 +354,7 @@ def test_counts_follow_a_steady_rate_to_a_sixth_of_a_window() -> None:
 # --- rewards and the major clock ---------------------------------------------------------------------------------
 
 
-def test_target_is_click_plus_activeness_plus_the_double_dqn_value() -> None:
+def test_target_is_click_plus_gain_in_activeness_plus_the_double_dqn_value() -> None:
     made = agent(slate=2, gamma=0.4, beta=0.05, candidates=12)
     with torch.no_grad():
         for p in made.target.parameters():  # two networks that disagree
@@ -369,7 +369,8 @@ def test_target_is_click_plus_activeness_plus_the_double_dqn_value() -> None:
     returned = 0.5 * math.exp(-1.2e-5 * DAY) + 0.32
     away = 0.5 * math.exp(-1.2e-5 * (DAY + 30))
     later = torch.add(*made.target(sample.next, only, made.counts.read(only), made._active[:2, 1]))[:, :1].detach()
-    expected = torch.tensor([[[1.0, returned], [0.0, returned]], [[0.0, away], [0.0, away]]]) + 0.4 * later
+    gain, loss = returned - 0.5, away - 0.5
+    expected = torch.tensor([[[1.0, gain], [0.0, gain]], [[0.0, loss], [0.0, loss]]]) + 0.4 * later
     torch.testing.assert_close(target, expected)
     total = expected[..., 0] + 0.05 * expected[..., 1]
     torch.testing.assert_close(made._total(target), total)
@@ -389,6 +390,15 @@ def test_the_next_article_is_chosen_by_the_online_network_if_double(double: bool
     best = made._total(torch.add(*(made.online if double else made.target)(*given))).argmax(1)
     target = made._target(made.replay.at(torch.arange(2)), torch.arange(2))
     torch.testing.assert_close(target[:, 0, 0], 0.4 * value[torch.arange(2), best, 0])
+
+
+def test_no_article_has_merits_for_returns_before_anything_is_learned() -> None:
+    made, users, items = agent(), history([[1], [2]]), torch.arange(1, 13).unsqueeze(0)
+    given = (users, items, made.counts.read(items), torch.tensor([0.2, 0.9]))
+    value, advantage = (part.detach() for part in made.online(*given))
+    assert (advantage[..., 1] == 0).all()
+    assert float(advantage[..., 0].std()) > 0
+    assert (value != 0).all()
 
 
 def test_major_updates_follow_event_time_and_catch_up_within_bounds() -> None:
@@ -434,7 +444,6 @@ def test_memory_keeps_the_counts_of_the_moment() -> None:
         ({"minor_s": 0.0}, "minor_s must be above 0"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"exploration": "greedy"}, "exploration must be"),
-        ({"active_for": "read"}, "active_for must be"),
         ({"windows": []}, "windows must be lengths above 0"),
         ({"away_s": 0.0}, "away_s and decay must be above 0"),
         ({"gain": 2.0}, "start and gain must be between 0 and 1"),
