@@ -254,6 +254,9 @@ class Seer:
 class Curve:
     """Reward as a run goes on, in pieces of equally many decisions, or of equal event time where the unit is a day.
 
+    Where the unit is a life, all that it earned counts in the piece in which it ends: lives that began together end
+    together for a long time, so that reward and endings of the same piece have little to do with each other.
+
     Args:
         core: gives the unit.
         start: event time at which the run starts, seconds since the epoch.
@@ -268,6 +271,7 @@ class Curve:
         self.reward = torch.zeros(CHUNKS, dtype=torch.float64)
         self.decisions = torch.zeros(CHUNKS, dtype=torch.float64)
         self.lives = torch.zeros(CHUNKS, dtype=torch.float64)
+        self.lived = torch.zeros(0, dtype=torch.float64)  # [store rows], what the life there has earned so far
         self.times: list[float] = []
         self.seen = 0
         self.newest = start
@@ -287,14 +291,26 @@ class Curve:
             at = (self.seen + torch.arange(len(transition))) / self.length
         piece = (at * CHUNKS).long().clamp(max=CHUNKS - 1).cpu()
         inside = (at < 1.0).cpu()
-        self._add(piece[inside], transition[inside.to(transition.done.device)])
+        reward, done = transition.reward.double().cpu(), transition.done.cpu()
+        if self.unit == "life":
+            reward = self._whole(transition.history.user.cpu(), reward, done)
+        self._add(piece[inside], reward[inside], done[inside])
         self.seen += len(transition)
         self.newest = max(self.newest, float(transition.time.max()))
 
-    def _add(self, piece: Tensor, transition: Transition) -> None:
-        self.reward.index_add_(0, piece, transition.reward.double().cpu())
+    def _whole(self, user: Tensor, reward: Tensor, done: Tensor) -> Tensor:
+        """[B] what the lives that end here have earned, 0 where they go on. [B] store rows, rewards, endings."""
+        missing = int(user.max()) + 1 - len(self.lived) if len(user) else 0
+        self.lived = torch.cat([self.lived, self.lived.new_zeros(max(missing, 0))])
+        self.lived.index_add_(0, user, reward)
+        whole = torch.where(done, self.lived[user], 0.0)
+        self.lived[user[done]] = 0.0
+        return whole
+
+    def _add(self, piece: Tensor, reward: Tensor, done: Tensor) -> None:
+        self.reward.index_add_(0, piece, reward)
         self.decisions.index_add_(0, piece, torch.ones(len(piece), dtype=torch.float64))
-        self.lives.index_add_(0, piece, transition.done.double().cpu())
+        self.lives.index_add_(0, piece, done.double())
 
     def note(self, seconds: float) -> None:
         """The run has got so far after `seconds` of wall time."""
@@ -302,8 +318,10 @@ class Curve:
         self.times += [seconds] * (reached - len(self.times))
 
     def points(self) -> list[float]:
-        """[CHUNKS] score of each piece."""
-        return [self._score(slice(at, at + 1)) for at in range(CHUNKS)]
+        """[CHUNKS] score of each piece; of one in which no life ended, that of the one before, or of the first."""
+        known = [at for at in range(CHUNKS) if self.unit != "life" or self.lives[at] > 0] or [0]
+        shown = [max((k for k in known if k <= at), default=known[0]) for at in range(CHUNKS)]
+        return [self._score(slice(at, at + 1)) for at in shown]
 
     def tail(self, share: float) -> float:
         """Score of the last `share` of the run."""
@@ -323,8 +341,10 @@ class Curve:
 
     def state_dict(self) -> State:
         tables = {"reward": self.reward.clone(), "decisions": self.decisions.clone(), "lives": self.lives.clone()}
-        return {**tables, "seen": self.seen, "newest": torch.tensor(self.newest, dtype=torch.float64)}
+        newest = torch.tensor(self.newest, dtype=torch.float64)
+        return {**tables, "lived": self.lived.clone(), "seen": self.seen, "newest": newest}
 
     def load_state_dict(self, state: State) -> None:
-        self.reward, self.decisions, self.lives = (state[n].clone() for n in ("reward", "decisions", "lives"))
+        names = ("reward", "decisions", "lives", "lived")
+        self.reward, self.decisions, self.lives, self.lived = (state[name].clone() for name in names)
         self.seen, self.newest = state["seen"], float(state["newest"])

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from simulators.interest import Interest
 from streamrec.bench import agents
-from streamrec.bench.arena import load, null, play, shipped, shorter, swing
+from streamrec.bench.arena import Curve, load, null, play, shipped, shorter, swing
 from streamrec.bench.claims import parse
 from streamrec.build import BadSpec
+from streamrec.records import Decision, History, Transition
 
 SMALL = """
 about = "a small feed"
@@ -154,3 +156,36 @@ def test_short_runs_are_short(small: Path) -> None:
     arena = shorter(load(str(small)), 50)
     assert play(arena, "popular", 0).decisions < 90
     assert torch.get_num_threads() == 1
+
+
+def test_a_life_counts_whole_in_the_piece_in_which_it_ends() -> None:
+    """Two people in turns: nothing is divided by endings that are not those of the rewards."""
+    core = Interest(users=2)
+    curve = Curve(core, 0.0, {"decisions": 80})
+    for step in range(40):
+        user = torch.arange(2)
+        before, shown = (
+            History.of(user=user, items=user.new_zeros(2, 0).int()),
+            Decision.of(user, torch.ones(2, 1, dtype=torch.int64)),
+        )
+        done = torch.tensor([step % 10 == 9, step == 29])
+        curve.see(
+            Transition(
+                history=before,
+                shown=shown,
+                wanted=shown,
+                feedback=torch.zeros(2, 1, dtype=torch.int8),
+                rewards=torch.tensor([[1.0], [2.0]]),
+                next=before,
+                time=torch.full((2,), float(step), dtype=torch.float64),
+                done=done,
+                sent=torch.zeros(2, dtype=torch.float64),
+            )
+        )
+    assert curve.over
+    points = curve.points()
+    assert points[:10] == [10.0] * 10, "the first four pieces know no life yet, and stand as the first that does"
+    assert points[14] == (10.0 + 60.0) / 2
+    assert points[15:] == [35.0] * 4 + [10.0]
+    assert curve.tail(0.25) == 10.0
+    assert curve.tail(1.0) == (4 * 10.0 + 60.0) / 5

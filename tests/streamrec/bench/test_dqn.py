@@ -26,14 +26,14 @@ def test_visits_are_measured_from_beginning_to_end_on_the_same_people() -> None:
 
 
 def test_both_train_in_that_world_and_the_figures_are_those_of_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"PEER_STEPS": 1_400, "OUR_STEPS": 3_000, "CHECK": 1_024, "SEEDS": (0,), "TEST_USERS": 64}
+    small = {"PEER_STEPS": 2_048, "OUR_STEPS": 3_000, "CHECK": 1_024, "SEEDS": (0,), "TEST_USERS": 64}
     for name, value in small.items():
         monkeypatch.setattr(dqn, name, value)
     figures = dqn.measure(0.1)
     (only,) = figures["seeds"]
     assert figures["sb3_return"] == only["sb3_return"] > 50.0
     assert figures["ratio"] == only["our_seconds_to_reach"] / only["sb3_seconds"]
-    assert only["sb3_updates_per_s"] == pytest.approx(only["sb3_steps_per_s"] / 4, rel=0.8)
+    assert only["sb3_updates_per_s"] == pytest.approx(only["sb3_steps_per_s"] / 16, rel=0.6)
     assert only["our_updates_per_s"] == pytest.approx(only["our_steps_per_s"] / 64, rel=0.2)
 
 
