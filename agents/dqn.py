@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from streamrec.catalog import Catalog
+from streamrec.expiry import check, renew
 from streamrec.explore import allowed, choose, offered, pick, without_repeats
 from streamrec.memory import PrioritisedReplay, Replay, Sample
 from streamrec.models.next_item import Encoder
@@ -118,6 +119,7 @@ class DQN:
         self.observed = 0  # decisions
         self.learned = 0  # gradient steps
         self.spread = Spread()
+        check(catalog, self.online, candidates)
 
     # --- deciding ----------------------------------------------------------------------------------------------
 
@@ -210,6 +212,13 @@ class DQN:
         slots = (sample.first.shown.slate != 0).sum(1).clamp(min=1)
         later: Tensor = sample.later / slots + sample.discount * mean
         return sample.first.rewards + later.unsqueeze(1)
+
+    @torch.no_grad()
+    def recycle(self, rows: Tensor) -> None:
+        """Items that are gone leave networks, optimiser, memory and the agent that proposes."""
+        renew(self.catalog, rows, self.online, self.optimiser.tables, self.replay, self.candidates)
+        for name in self.optimiser.tables.parameters:
+            self.target.get_parameter(name)[rows] = self.online.get_parameter(name)[rows]
 
     @torch.no_grad()
     def _copy(self) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
+from torch import Tensor
+
+from streamrec.expiry import Recycles
 from streamrec.loop import policy_names
 from streamrec.ports import Agent, State
 from streamrec.records import Decision, History, Transition
@@ -56,6 +60,10 @@ class Frozen:
 
     def update(self) -> dict[str, float]:
         return {} if self.frozen else self.agent.update()
+
+    def recycle(self, rows: Tensor) -> None:
+        """Items that are gone leave the agent, frozen or not: a row must never stand for two items."""
+        cast(Recycles, self.agent).recycle(rows)
 
     def state_dict(self) -> State:
         return {"agent": self.agent.state_dict(), "start": self.start, "frozen": self.frozen}

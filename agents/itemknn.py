@@ -7,9 +7,13 @@ from torch import Generator, Tensor
 
 from agents.popular import Fade, Popular
 from streamrec.catalog import Catalog
+from streamrec.expiry import among
 from streamrec.explore import allowed, choose, offered, pick
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition, rank_within
+
+AT_ONCE = 65_536
+"""Lists looked through together."""
 
 
 class ItemKNN:
@@ -211,6 +215,16 @@ class ItemKNN:
         self.ids[item, place] = neighbour.int()
         self.weights[item, place] = weight
         self.filled.scatter_reduce_(0, item, place + 1, "amax")
+
+    def recycle(self, rows: Tensor) -> None:
+        """Items that are gone lose their lists and leave those of others, whose places are the next to be taken."""
+        for table in (self.ids, self.weights, self.filled, self.counts):
+            table[rows] = 0
+        for ids, weights in zip(torch.split(self.ids, AT_ONCE), torch.split(self.weights, AT_ONCE), strict=True):
+            gone = among(ids, rows)
+            ids.masked_fill_(gone, 0)
+            weights.masked_fill_(gone, 0.0)
+        self.popular.recycle(rows)
 
     def update(self) -> dict[str, float]:
         """Nothing to do: counts are up to date as soon as a click is observed."""

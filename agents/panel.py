@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from streamrec.build import did_you_mean
+from streamrec.expiry import Recycles
 from streamrec.loop import policy_names
 from streamrec.ports import Agent, State
 from streamrec.records import Decision, History, Transition
@@ -92,6 +95,11 @@ class Panel:
         """Update every member; what they say is prefixed with their names."""
         said = {name: agent.update() for name, agent in self.agents.items()}
         return {f"{name}.{key}": value for name, values in said.items() for key, value in values.items()}
+
+    def recycle(self, rows: Tensor) -> None:
+        """Items that are gone leave every member."""
+        for agent in self.agents.values():
+            cast(Recycles, agent).recycle(rows)
 
     def state_dict(self) -> State:
         return {name: agent.state_dict() for name, agent in self.agents.items()}

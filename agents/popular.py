@@ -128,6 +128,10 @@ class Popular:
         top = counts.topk(min(n, len(counts)))
         return top.indices[top.values >= 0]
 
+    def recycle(self, rows: Tensor) -> None:
+        """Forget the clicks on items that are gone."""
+        self.counts[rows] = 0.0
+
     def observe(self, transition: Transition) -> None:
         shown = transition.shown.slate
         row, slot = torch.nonzero(transition.clicked() & (shown != 0), as_tuple=True)

@@ -63,6 +63,9 @@ class Random:
         repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
         return ordered.masked_fill(repeated, NOTHING)
 
+    def recycle(self, rows: Tensor) -> None:
+        """Nothing is kept by item."""
+
     def observe(self, transition: Transition) -> None:
         """Nothing to learn."""
 

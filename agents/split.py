@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from streamrec.expiry import Recycles
 from streamrec.loop import policy_names
 from streamrec.mixing import mix
 from streamrec.ports import Agent, State
@@ -92,6 +93,11 @@ class Split:
         """Update every member; what they say is prefixed with their names."""
         said = {name: agent.update() for name, agent in self.agents.items()}
         return {f"{name}.{key}": value for name, values in said.items() for key, value in values.items()}
+
+    def recycle(self, rows: Tensor) -> None:
+        """Items that are gone leave every member."""
+        for agent in self.agents.values():
+            cast(Recycles, agent).recycle(rows)
 
     def state_dict(self) -> State:
         return {name: agent.state_dict() for name, agent in self.agents.items()}

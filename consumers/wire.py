@@ -229,7 +229,8 @@ def to_events(
     Args:
         messages: decoded events.
         sent: wall clock of each record, seconds since the epoch; also the time of events that carry none.
-        catalog: gives items their rows. Messages that name an item it has no room for are refused.
+        catalog: gives items their rows. Messages that name an item it has no room for are refused; an item that is
+            too rare yet (`Catalog.admit`) is row 0, and the message is taken as one without an item.
         sessions: gives users their rows.
         slate: K, the widest slate of a request. Wider ones are refused.
     """
@@ -265,14 +266,16 @@ def _refusals(
 ) -> list[tuple[int, str]]:
     refused: dict[int, str] = {}
     full = f"the catalogue is full at catalog.capacity = {catalog.capacity}"
-    if 0 in items:
+    if catalog.full and 0 in items:
         for at, row in enumerate(items):
             if row == 0 and messages[at].item:
                 refused[at] = f"{full} and item {messages[at].item!r} is new - at `$.item`"
     for at, rows in slates.items():
         if len(rows) > slots:
             refused[at] = f"Expected at most {slots} items as in run.slate, got {len(rows)} - at `$.slate`"
-        elif any(row == 0 and item for row, item in zip(rows.tolist(), messages[at].slate, strict=True)):
+        elif catalog.full and any(
+            row == 0 and item for row, item in zip(rows.tolist(), messages[at].slate, strict=True)
+        ):
             refused[at] = f"{full} and an item is new - at `$.slate`"
     return sorted(refused.items())
 

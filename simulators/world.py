@@ -64,6 +64,8 @@ class SimulatorWorld:
             raise ValueError(f'clock must be "simulated" or a function that returns seconds, got {clock!r}')
         if tick_s <= 0:
             raise ValueError(f"tick_s must be above 0, got {tick_s}")
+        if catalog.ttl_s is not None:
+            raise ValueError("a simulator says itself when its items go: leave catalog.ttl_s out")
         self.core, self.catalog, self.limit = core, catalog, decisions
         self.clock, self.tick_s, self.start = clock, tick_s, start
         self.now = 0.0  # seconds since the start, as all times of the core

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from streamrec.ports import State
+
+_MANY = 256
+"""Calls of `rows` whose answers are kept apart until the next `expire`."""
 
 
 class Catalog:
@@ -19,45 +24,141 @@ class Catalog:
     recommended only from `see` on, which the loop calls after predictions were made: a batch of events must not
     leak tomorrow's items into today's ranking.
 
+    A stream without end brings more items than any table holds. With `ttl_s` the rows of items that nobody mentions
+    any more are given to new ones: `expire` says which rows are empty now, and whoever keeps anything by row makes it
+    as if no item had ever been there, at that moment, before the row can mean something else. With `admit` above 1 an
+    id has to turn up that often before it gets a row at all; until then it is row 0, as events without an item. Both
+    are those of Monolith (Liu et al., ORSUM@RecSys 2022, section 2.2), with these departures: occurrences are counted
+    exactly, for the newest rare ids only, where Monolith adds up 16-bit counters in hash filters, and admission is not
+    by chance; and time is event time.
+
     What is known of items beside their ids (`category`, `features`, `born`) comes from the world, where it has it.
 
     Args:
-        capacity: the most items ever held. Ids beyond it get row 0; the caller reports them.
+        capacity: the most items held at once. When all rows are taken, a new id gets row 0; the caller reports it.
         device: where `available` lives.
+        admit: occurrences of an id until it gets a row; 1 = at once. Remembered are the occurrences of at least the
+            newest `capacity / 2` ids that have none, and of at most `capacity`.
+        ttl_s: event time after which an item that did not occur in the stream loses its row, found within the next
+            eighth of it; None = never. What we recommend ourselves is no occurrence, only what the world says is.
+
+    Raises:
+        ValueError: if a setting is out of its range.
     """
 
-    def __init__(self, capacity: int = 65_536, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        capacity: int = 65_536,
+        device: torch.device | str = "cpu",
+        admit: int = 1,
+        ttl_s: float | None = None,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"catalog.capacity must be at least 1, got {capacity}")
-        self.capacity = capacity
-        self.ids: list[str] = [""]
+        if admit < 1:
+            raise ValueError(f"catalog.admit must be at least 1, got {admit}")
+        if ttl_s is not None and ttl_s <= 0.0:
+            raise ValueError(f"catalog.ttl_s must be above 0 or left out, got {ttl_s}")
+        self.capacity, self.admit, self.ttl_s = capacity, admit, ttl_s
+        self.ids: list[str] = [""]  # by row; "" = the row is empty
         self.available = torch.zeros(capacity + 1, dtype=torch.bool, device=device)  # [N + 1], may be recommended
         self.category = torch.zeros(capacity + 1, dtype=torch.int64, device=device)  # [N + 1], 0 = unknown
         self.features = torch.zeros(capacity + 1, 0, device=device)  # [N + 1, F] float32
         self.born = torch.full((capacity + 1,), torch.nan, dtype=torch.float64, device=device)  # [N + 1] event time
         self._row: dict[str, int] = {"": 0}
+        self._free: deque[int] = deque()  # empty rows, emptied first in front
+        self._rare: tuple[dict[str, int], dict[str, int]] = ({}, {})  # occurrences of ids without a row: newer, older
+        self._used = np.zeros(capacity + 1 if ttl_s else 0)  # event time at which each row last occurred
+        self._touched: list[NDArray[np.int64]] = []  # rows that occurred since `expire` last heard of the time
+        self._said = self._clock = self._next_scan = float("-inf")
 
     def __len__(self) -> int:
         """Number of items that have a row."""
-        return len(self.ids) - 1
+        return len(self._row) - 1
+
+    @property
+    def full(self) -> bool:
+        """No row is left for a new item."""
+        return len(self.ids) > self.capacity and not self._free
 
     def rows(self, ids: Sequence[str]) -> Tensor:
-        """Rows of `ids`, new ids appended. [B] int64; 0 for the empty id and when the catalogue is full."""
+        """Rows of `ids`, which occur in the stream here. New ids get one, each occurrence counted in order.
+
+        Returns:
+            [B] int64; 0 for the empty id, for ids that are too rare yet, and for new ids when the catalogue is full.
+        """
         known = self._row
         out = np.fromiter((known.get(i, -1) for i in ids), dtype=np.int64, count=len(ids))
         for at in np.flatnonzero(out < 0).tolist():
             out[at] = self._add(ids[at])
+        if self.ttl_s is not None:
+            self._touched.append(np.unique(out))
+            if len(self._touched) > _MANY:  # nobody calls `expire`
+                self._touched = [np.unique(np.concatenate(self._touched))]
         return torch.from_numpy(out)
 
     def _add(self, item: str) -> int:
         row = self._row.get(item)
         if row is not None:
             return row
-        if len(self.ids) > self.capacity:
+        if self.full or not self._common(item):
             return 0
-        self._row[item] = row = len(self.ids)
-        self.ids.append(item)
+        if self._free:
+            row = self._free.popleft()
+            self.ids[row] = item
+        else:
+            row = len(self.ids)
+            self.ids.append(item)
+        self._row[item] = row
         return row
+
+    def _common(self, item: str) -> bool:
+        """Count an occurrence of an id that has no row; whether it has occurred often enough to get one."""
+        newer, older = self._rare
+        count = newer.pop(item, 0) + older.pop(item, 0) + 1
+        if count >= self.admit:
+            return True
+        if len(newer) >= max(self.capacity // 2, 1):
+            newer, older = {}, newer
+        newer[item] = count
+        self._rare = (newer, older)
+        return False
+
+    def expire(self, now: float) -> Tensor:
+        """Empty the rows of items that have been idle for longer than `ttl_s`, up to an eighth of it longer.
+
+        Called by the loop when everything the world said was taken in, with the event time of what was typical of it.
+        A time is believed once the call before said as much: one message from a clock that is years ahead must not
+        empty the catalogue.
+
+        Args:
+            now: event time, seconds since the epoch.
+
+        Returns:
+            the rows that are empty from now on, rising, [R] int64. Everything kept by row must be made new there
+            before `rows` is called again.
+        """
+        if self.ttl_s is None:
+            return torch.zeros(0, dtype=torch.int64)
+        self._clock, self._said = max(self._clock, min(self._said, now)), now
+        for rows in self._touched:
+            self._used[rows] = max(now, self._clock)
+        self._touched.clear()
+        if self._clock < self._next_scan or self._clock == float("-inf"):
+            return torch.zeros(0, dtype=torch.int64)
+        self._next_scan = self._clock + self.ttl_s / 8
+        return self._empty(np.flatnonzero(self._used[: self.size] < self._clock - self.ttl_s))
+
+    def _empty(self, idle: NDArray[np.int64]) -> Tensor:
+        gone = [row for row in idle.tolist() if self.ids[row]]
+        for row in gone:
+            del self._row[self.ids[row]]
+            self.ids[row] = ""
+        self._free.extend(gone)
+        rows = torch.tensor(gone, dtype=torch.int64)
+        for name, table in self._tables().items():
+            table[rows.to(table.device)] = torch.nan if name == "born" else 0
+        return rows
 
     def reserve(self, features: int) -> None:
         """Make room for `features` numbers per item; called by a world that has them, before agents are built.
@@ -101,12 +202,19 @@ class Catalog:
 
     @property
     def size(self) -> int:
-        """Rows in use including row 0: scores are computed for `table[:catalog.size]`."""
+        """Rows ever in use including row 0: scores are computed for `table[:catalog.size]`."""
         return len(self.ids)
 
     def state_dict(self) -> State:
         tables = {name: table[: self.size].clone() for name, table in self._tables().items()}
-        return {"ids": self.ids[1:], **tables}
+        life = {
+            "free": list(self._free),
+            "rare": [dict(part) for part in self._rare],
+            "used": torch.from_numpy(self._used[: self.size].copy()),
+            "touched": np.unique(np.concatenate(self._touched)).tolist() if self._touched else [],
+            "clock": torch.tensor([self._said, self._clock, self._next_scan], dtype=torch.float64),
+        }
+        return {"ids": self.ids[1:], "life": life, **tables}
 
     def _tables(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in ("available", "category", "features", "born")}
@@ -118,8 +226,20 @@ class Catalog:
                 "raise catalog.capacity to at least that"
             )
         self.ids = ["", *state["ids"]]
-        self._row = {item: row for row, item in enumerate(self.ids)}
+        self._row = {"": 0} | {item: row for row, item in enumerate(self.ids) if item}
         self.reserve(state["features"].shape[1])
         for name, table in self._tables().items():
             table.fill_(torch.nan if name == "born" else 0)
             table[: self.size] = state[name].to(table.device)
+        self._load_life(state["life"])
+
+    def _load_life(self, life: State) -> None:
+        self._free = deque(life["free"])
+        newer, older = life["rare"]
+        self._rare = (dict(newer), dict(older))
+        self._said, self._clock, self._next_scan = life["clock"].tolist()
+        self._touched = [np.array(life["touched"], dtype=np.int64)]
+        if len(life["used"]) == self.size and self.ttl_s is not None:
+            self._used[: self.size] = life["used"].numpy()
+        elif self.ttl_s is not None:  # saved by a run without `ttl_s`: every item begins its time to live now
+            self._touched.append(np.arange(self.size))

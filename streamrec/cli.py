@@ -14,6 +14,8 @@ import typer
 from streamrec.lifeline import tie_to_parent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from streamrec.spec import Spec
 
 app = typer.Typer(
@@ -210,36 +212,64 @@ def fit_world(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: simulators, loop, kafka, dqn, warmstart or agents.")],
+    name: Annotated[
+        str, typer.Argument(help="What to measure: simulators, loop, kafka, dqn, warmstart, agents or encoders.")
+    ],
     as_json: Json = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement; agents: not used.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement; agents, encoders: not used.")] = 5.0,
     only: Annotated[
-        list[str] | None, typer.Option(help="agents: an arena, shipped or a file; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help="agents: an arena, encoders: an experiment; shipped or a file; may be repeated."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="agents: seeds per agent.")] = 3,
+    data: Annotated[Path | None, typer.Option(help="encoders: the folder of the data set.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="agents, encoders: seeds per agent or model.")] = 3,
     short: Annotated[bool, typer.Option("--short", help="agents: fifty times shorter, to see that it works.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="agents: processes at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="agents, encoders: processes at a time.")] = 1,
+    device: Annotated[str, typer.Option(help="encoders: where models live, cpu or cuda.")] = "cpu",
     run_dir: RunDir = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure: speed as ratios against a limit or peer of the same run, agents on the way from random to oracle."""
-    if name != "agents":
+    """Measure: speed as ratios against a limit or peer of the same run, agents in worlds, encoders on data sets."""
+    if name not in ("agents", "encoders"):
         from streamrec.bench import measure
 
         _print(measure(name, seconds), as_json)
         return
-    from consumers.progress import print_agents
-    from streamrec.bench.agents import run
 
     def say(text: str) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    results = run(run_dir or _new_run_dir("agents"), only or (), seeds, short, jobs, say)
+    where = run_dir or _new_run_dir(name)
+    if name == "encoders":
+        _bench_encoders(where, data, only or [], seeds, jobs, device, None if quiet else say, as_json)
+        return
+    from consumers.progress import print_agents
+    from streamrec.bench.agents import run
+
+    results = run(where, only or (), seeds, short, jobs, say)
     if as_json:
         print(json.dumps(results))
     else:
         print_agents(results)
+
+
+def _bench_encoders(
+    where: Path,
+    data: Path | None,
+    only: list[str],
+    seeds: int,
+    jobs: int,
+    device: str,
+    say: Callable[[str], None] | None,
+    as_json: bool,
+) -> None:
+    from streamrec.bench.encoders import as_text, run
+
+    if data is None:
+        raise typer.BadParameter("bench encoders needs --data, the folder of the data set")
+    results = run(where, data, only, seeds, jobs, device, say)
+    print(json.dumps(results) if as_json else as_text(results))
 
 
 @app.command("specs")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from streamrec.catalog import Catalog
+from streamrec.expiry import check, renew
 from streamrec.ports import Agent, Meter, State, World
 from streamrec.records import Events, Kind, Transition
 from streamrec.sessions import SessionStore
@@ -31,6 +32,9 @@ class Loop:
         decisions: stop once this many decisions have closed; None = when the world is over.
         device: records move there after `poll` and back before `send`.
         clock: wall clock, seconds since the epoch; only for `event_to_weights_ms`.
+
+    Raises:
+        ValueError: a setting out of its range, or items expire and the agent cannot let go of them.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Loop:
     ) -> None:
         if update_every < 1:
             raise ValueError(f"run.update_every must be at least 1, got {update_every}")
+        check(catalog, agent)
         self.world, self.sessions, self.catalog, self.agent = world, sessions, catalog, agent
         self.meters = meters or {}
         self.update_every, self.limit = update_every, decisions
@@ -69,7 +74,17 @@ class Loop:
         for wave in events.to(self.device).waves():
             self._wave(wave)
         self._learn_from(self.sessions.expire())
+        self._expire_items(events)
         return True
+
+    def _expire_items(self, events: Events) -> None:
+        """Items that nobody mentions any more lose their rows, and whoever keeps anything about them hears of it."""
+        if len(events) == 0:
+            return
+        # The median: one message from a clock that is years ahead must not make everything look old.
+        rows = self.catalog.expire(float(events.time.median()))
+        if len(rows):
+            renew(self.catalog, rows, self.sessions, self.agent)
 
     def _wave(self, wave: Events) -> None:
         self._learn_from(self.sessions.take(wave))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Generator, Tensor
 
+from streamrec.expiry import blank
 from streamrec.ports import State
 from streamrec.records import Decision, History, Rows, Transition, rank_within
 
@@ -169,6 +170,11 @@ class Replay:
             open_end = open_end & ~ring.done[rows]
         discount = torch.where(ring.done[rows], 0.0, self._powers[steps])
         return Sample(first, later, discount, ring.next[rows], steps, numbers, torch.ones_like(later))
+
+    def recycle(self, rows: Tensor) -> None:
+        """Items that are gone leave windows and slots; see `streamrec.expiry.blank`."""
+        if self.ring is not None:
+            blank(self.ring, rows)
 
     def rewards(self, rows: Tensor) -> Tensor:
         """What the rows of the ring pay per slot: [B] int64 -> [B, K] float32. Here: what they paid.

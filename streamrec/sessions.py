@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from streamrec.expiry import blank
 from streamrec.mixing import mix
 from streamrec.ports import State
 from streamrec.records import FEEDBACK, POSITIVE, Decision, Events, History, Kind, Rows, Transition
@@ -242,25 +243,39 @@ class SessionStore:
         for table in self._tables().values():
             table[rows] = 0
 
+    def recycle(self, items: Tensor) -> None:
+        """Take the items of these catalogue rows [R] int64, rising, out of everything: other items will have them.
+
+        Of a decision that waits, the slots that showed them are empty from then on.
+        """
+        used = slice(len(self.users.ids))
+        blank(self._all()[used], items)
+        if self._open is not None:
+            blank(self._open[used], items)
+
     # --- reading -----------------------------------------------------------------------------------------------
+
+    def _all(self) -> History:
+        """The tables themselves as one history of every row; whose it is and when is for `read` to say."""
+        return History(
+            user=self._key,
+            key=self._key,
+            time=self._last,
+            items=self._items,
+            kinds=self._kinds,
+            times=self._times,
+            skipped=self._skipped,
+            skip_times=self._skip_times,
+            in_session=self._in_session,
+            pages=self._pages,
+            page_kinds=self._page_kinds,
+            context=self._context,
+            offer=self._offer,
+        )
 
     def read(self, rows: Tensor, time: Tensor) -> History:
         """What is known of the users at `rows` [B] at event time `time` [B]."""
-        return History(
-            user=rows,
-            key=self._key[rows],
-            time=time,
-            items=self._items[rows],
-            kinds=self._kinds[rows],
-            times=self._times[rows],
-            skipped=self._skipped[rows],
-            skip_times=self._skip_times[rows],
-            in_session=self._in_session[rows],
-            pages=self._pages[rows],
-            page_kinds=self._page_kinds[rows],
-            context=self._context[rows],
-            offer=self._offer[rows],
-        )
+        return replace(self._all()[rows], user=rows, time=time)
 
     def number(self, rows: Tensor) -> Tensor:
         """New decision ids for `rows` [B]: positive, below 2**53 so that every JSON reader keeps them whole.
@@ -366,7 +381,7 @@ class SessionStore:
         open_id = self._open_id[user]
         same = (decision == open_id) | (decision == self._open.ticket[user])
         slate = self._open.shown.slate[user]
-        at = slate == answers.item.unsqueeze(1)
+        at = (slate == answers.item.unsqueeze(1)) & (slate > 0)
         slot = torch.where(answers.slot >= 0, answers.slot, at.int().argmax(1))
         inside = (slot < slate.shape[1]) & ((answers.slot >= 0) | at.any(1))
         match = (open_id != 0) & same & inside

@@ -170,14 +170,19 @@ def copy_module(teacher: nn.Module, mine: nn.Module, what: str) -> None:
     Raises:
         BadHandOver: the two are not of the same make.
     """
-    theirs, ours = teacher.state_dict(), mine.state_dict()
+    theirs, ours = _weights(teacher), _weights(mine)
     shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (theirs, ours)]
     if type(teacher) is not type(mine) or shapes[0] != shapes[1]:
         raise BadHandOver(
             f"the {what} of the teacher is a {type(teacher).__name__}, that of the agent a {type(mine).__name__}, or "
             "their widths differ: build both with the same keywords"
         )
-    mine.load_state_dict(theirs)
+    mine.load_state_dict(theirs, strict=False)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """What can be handed over: not the states of users that an encoder carries."""
+    return {name: x for name, x in module.state_dict().items() if not name.endswith("_extra_state")}
 
 
 @torch.no_grad()

@@ -234,6 +234,7 @@ def _ends(made: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def _rows(name: str, made: dict[str, list[dict[str, Any]]], results: dict[str, list[Any]]) -> None:
     bottom = float(np.mean([run["score"] for run in made["random"]]))
     way = float(np.mean([run["score"] for run in made["oracle"]])) - bottom
+    way = way or math.inf  # an oracle no better than random, in a run too short to tell: nobody is anywhere on the way
     curves = {a: (np.mean([run["curve"] for run in of], axis=0) - bottom) / way for a, of in made.items()}
     best = max(curves[agent][-1] for agent in made if agent not in ENDS)
     for agent, of in made.items():

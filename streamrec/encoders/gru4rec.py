@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from streamrec.catalog import Catalog
 from streamrec.nn import windows
 from streamrec.nn.dropout import check, dropout, mask
 from streamrec.nn.items import ItemVectors, uniform
+from streamrec.nn.products import affine
 from streamrec.nn.recurrence import gru
 from streamrec.nn.windows import Scope
 from streamrec.records import History
@@ -44,6 +46,9 @@ class GRU4Rec(nn.Module):
 
     reads: tuple[str, ...] = ("items", "in_session")
     """Columns of `History` that are used."""
+
+    prefix_states = True
+    """A state inside a longer sequence is that of the window that ends there, if both fit in `length`."""
 
     def __init__(
         self,
@@ -89,11 +94,31 @@ class GRU4Rec(nn.Module):
         shape = history.items.shape
         return hidden.new_zeros(shape.numel(), self.dim).index_copy(0, packed.token, hidden).view(*shape, self.dim)
 
+    def run(
+        self,
+        vectors: Tensor,
+        sizes: Sequence[int],
+        generator: Generator | None = None,
+        start: Sequence[Tensor] | None = None,
+        goes_on: Tensor | None = None,
+    ) -> list[Tensor]:
+        """States of every layer after each of T clicks, each [T, D]; those of the last layer are the encoding.
+
+        Args:
+            vectors: [T, D] of the clicked items, step by step, see `streamrec.nn.recurrence.gru`.
+            sizes: rows at each step.
+            generator: where dropout draws from; None = no dropout.
+            start: states of each layer [sizes[0], D] that the rows start from, None = 0. No gradient flows into them.
+            goes_on: [T, 1] 0 for clicks that begin a session, 1 for others; None = all 1.
+        """
+        x, states = dropout(vectors, self.dropout_embed, generator), []
+        for at, layer in enumerate(self.layers):
+            x = layer(x, sizes, self.dropout_hidden, generator, None if start is None else start[at], goes_on)
+            states.append(x)
+        return states
+
     def _hidden(self, history: History, packed: Packed, generator: Generator | None) -> Tensor:
-        x = dropout(self.items(history.items.flatten()[packed.token]), self.dropout_embed, generator)
-        for layer in self.layers:
-            x = layer(x, packed.sizes, self.dropout_hidden, generator)
-        return x
+        return self.run(self.items(history.items.flatten()[packed.token]), packed.sizes, generator)[-1]
 
 
 class Layer(nn.Module):
@@ -106,11 +131,19 @@ class Layer(nn.Module):
         self.bias_input = nn.Parameter(torch.zeros(3 * dim))
         self.bias_hidden = nn.Parameter(torch.zeros(3 * dim))
 
-    def forward(self, x: Tensor, sizes: list[int], p: float, generator: Generator | None) -> Tensor:
-        """[T, D] -> [T, D]."""
+    def forward(
+        self,
+        x: Tensor,
+        sizes: Sequence[int],
+        p: float,
+        generator: Generator | None,
+        start: Tensor | None = None,
+        goes_on: Tensor | None = None,
+    ) -> Tensor:
+        """[T, D] -> [T, D]; see `streamrec.nn.recurrence.gru` for `start` and `goes_on`."""
         keep = None if generator is None or p == 0.0 else mask(x.shape, p, generator, x.device)
-        gates = F.linear(x, self.weight_input, self.bias_input)
-        return gru(gates, self.weight_hidden, self.bias_hidden, sizes, keep)
+        gates = affine(x, self.weight_input, self.bias_input)
+        return gru(gates, self.weight_hidden, self.bias_hidden, sizes, keep, start, goes_on)
 
 
 @dataclass

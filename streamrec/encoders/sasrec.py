@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from streamrec.catalog import Catalog
 from streamrec.nn import windows
+from streamrec.nn.attention import Packed, attend, pack
 from streamrec.nn.dropout import check, dropout
 from streamrec.nn.items import ItemVectors, uniform
 from streamrec.nn.windows import Scope
@@ -22,8 +23,14 @@ class SASRec(nn.Module):
     LayerNorm follows. Position 0 is the newest click: with windows that end at the newest click this is the paper's
     numbering backwards, and a longer window leaves the encoding of a short history as it was.
 
-    Departure from the authors' code: it normalises the queries alone and adds the normalised queries back; here the
-    whole input of a sub-layer is normalised and x itself is added, as the paper writes it.
+    Departures from the authors' code (kang205/SASRec): it normalises the queries alone and adds the normalised queries
+    back; here the whole input of a sub-layer is normalised and x itself is added, as the paper writes it. Queries,
+    keys and values are made without biases, as in the paper's eq. 3.
+
+    The authors train it against one negative per click. With the cross-entropy over all items
+    (`NextItem(loss="cross-entropy", n_sample=None)`) or with gBCE (loss="bce") the same net ranks far better (Petrov &
+    Macdonald, RecSys 2023; Klenitskiy & Vasilev, RecSys 2023). Train it on whole sequences (`NextItem.sequence_loss`)
+    with `streamrec.nn.adam.Adam`.
 
     Args:
         catalog: capacity of the item table.
@@ -76,26 +83,24 @@ class SASRec(nn.Module):
         Args:
             generator: where dropout draws from; None = no dropout.
         """
-        hidden = self._hidden(history, generator)
-        return hidden[:, -1] if hidden.shape[1] else history.items.new_zeros(len(history), self.dim, dtype=torch.float)
+        packed = pack(history, self.scope, self.length)
+        # One more row of zeros stands for "no click".
+        return F.pad(self._hidden(history, packed, generator), (0, 0, 0, 1))[packed.newest]
 
     def states(self, history: History, generator: Generator | None = None) -> Tensor:
         """State at each click, [B, L, D], in the places of `history.items`; zero where there is no click."""
-        hidden = self._hidden(history, generator)
-        return F.pad(hidden, (0, 0, history.items.shape[1] - hidden.shape[1], 0))
+        packed = pack(history, self.scope, self.length)
+        hidden = self._hidden(history, packed, generator)
+        shape = history.items.shape
+        return hidden.new_zeros(shape.numel(), self.dim).index_copy(0, packed.token, hidden).view(*shape, self.dim)
 
-    def _hidden(self, history: History, generator: Generator | None) -> Tensor:
-        """[B, longest row, D]: columns in which no row has a click cost nothing."""
-        many = windows.lengths(history, self.scope, self.length)
-        longest = int(many.max()) if len(many) else 0
-        age = torch.arange(longest - 1, -1, -1, device=many.device)
-        live = age < many.unsqueeze(1)  # [B, longest]
-        items = history.items[:, history.items.shape[1] - longest :]
-        x = self.items(items * live) * self.dim**0.5 + self.positions[age]
-        x = dropout(x, self.dropout, generator) * live.unsqueeze(2)
+    def _hidden(self, history: History, packed: Packed, generator: Generator | None) -> Tensor:
+        """[T, D]"""
+        items = self.items(history.items.flatten()[packed.token])
+        x = dropout(items * self.dim**0.5 + self.positions[packed.age], self.dropout, generator)
         for block in self.blocks:
-            x = block(x, live, generator)
-        hidden: Tensor = self.norm(x) * live.unsqueeze(2)
+            x = block(x, packed, generator)
+        hidden: Tensor = self.norm(x)
         return hidden
 
 
@@ -114,22 +119,10 @@ class Block(nn.Module):
         self.outer = nn.Parameter(uniform(dim, dim, generator))
         self.outer_bias = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x: Tensor, live: Tensor, generator: Generator | None) -> Tensor:
-        """[B, L, D] -> [B, L, D]; `live` [B, L] says where clicks are."""
-        x = x + dropout(self._attention(self.norm_attention(x), live, generator), self.p, generator)
+    def forward(self, x: Tensor, packed: Packed, generator: Generator | None) -> Tensor:
+        """[T, D] -> [T, D], clicks in the order of `packed`."""
+        parts = F.linear(self.norm_attention(x), self.queries_keys_values)
+        mixed = attend(parts, packed, self.heads, causal=True, p=self.p, generator=generator)
+        x = x + dropout(mixed, self.p, generator)
         inner = dropout(F.relu(F.linear(self.norm_forward(x), self.inner, self.inner_bias)), self.p, generator)
-        x = x + dropout(F.linear(inner, self.outer, self.outer_bias), self.p, generator)
-        return x * live.unsqueeze(2)
-
-    def _attention(self, x: Tensor, live: Tensor, generator: Generator | None) -> Tensor:
-        rows, length, dim = x.shape
-        parts = F.linear(x, self.queries_keys_values).view(rows, length, 3, self.heads, dim // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)  # [B, heads, L, D / heads] each
-        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        visible = causal & live[:, None, None, :]
-        logits = query @ key.transpose(2, 3) * (dim // self.heads) ** -0.5
-        # A finite floor, not -inf: a place without any click before it must give zeros, not NaN.
-        weights = logits.masked_fill(~visible, torch.finfo(x.dtype).min).softmax(3) * visible
-        mixed = dropout(weights, self.p, generator) @ value
-        joined: Tensor = mixed.transpose(1, 2).reshape(rows, length, dim)
-        return joined
+        return x + dropout(F.linear(inner, self.outer, self.outer_bias), self.p, generator)

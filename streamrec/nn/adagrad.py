@@ -61,25 +61,33 @@ class Adagrad:
             if grad is None:
                 continue
             if grad.is_sparse:
-                self._sparse(name, parameter, grad.coalesce())
+                whole = grad.coalesce()
+                self._sparse(name, parameter, whole.indices()[0], whole.values())
             else:
                 self._dense(name, parameter, grad)
 
     def _dense(self, name: str, parameter: Tensor, grad: Tensor) -> None:
         acc = self.acc[name].addcmul_(grad, grad)
-        step = (acc + self.eps).rsqrt_().mul_(grad).mul_(-self.learning_rate)
+        step = (acc + self.eps).rsqrt_().mul_(grad)
         if self.momentum:
-            step = self.velocity[name].mul_(self.momentum).add_(step)
-        parameter.add_(step)
+            step = self.velocity[name].mul_(self.momentum).sub_(step, alpha=self.learning_rate)
+            parameter.add_(step)
+        else:
+            parameter.sub_(step, alpha=self.learning_rate)
 
-    def _sparse(self, name: str, parameter: Tensor, grad: Tensor) -> None:
-        rows, values = grad.indices()[0], grad.values()
-        acc = self.acc[name][rows].addcmul_(values, values)
-        self.acc[name][rows] = acc
-        step = acc.add_(self.eps).rsqrt_().mul_(values).mul_(-self.learning_rate)
-        if self.momentum:
-            step = step.add_(self.velocity[name][rows], alpha=self.momentum)
-            self.velocity[name][rows] = step
+    def _sparse(self, name: str, parameter: Tensor, rows: Tensor, grad: Tensor) -> None:
+        """`rows` differ. Adding rows is several times as fast as overwriting them, `index_select` as `[rows]`."""
+        acc, velocity = self.acc[name], self.velocity.get(name)
+        if grad.shape[1:] == (1,):  # a vector is treated as such: four times as fast as a table of width 1
+            parameter, acc, grad = parameter.view(-1), acc.view(-1), grad.view(-1)
+            velocity = None if velocity is None else velocity.view(-1)
+        acc.index_add_(0, rows, grad * grad)
+        step = acc.index_select(0, rows).add_(self.eps).rsqrt_().mul_(grad).mul_(-self.learning_rate)
+        if velocity is not None:
+            before = velocity.index_select(0, rows)
+            change = step.add_(before, alpha=self.momentum - 1.0)
+            velocity.index_add_(0, rows, change)
+            step = change.add_(before)
         parameter.index_add_(0, rows, step)
 
     def state_dict(self) -> State:

@@ -77,6 +77,11 @@ class Values(nn.Module):
         level: Tensor = self.worth(state)
         return values - mean.unsqueeze(1) + level
 
+    @torch.no_grad()
+    def recycle(self, rows: Tensor) -> None:
+        """Biases of items that are gone begin at 0 again."""
+        self.bias[rows] = 0.0
+
     def _score(self, state: Tensor, items: Tensor) -> Tensor:
         """b_i + MLP([s, e_i, s * e_i]), [B, C]."""
         vectors = self.inputs.items(items)

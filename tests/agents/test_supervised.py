@@ -11,14 +11,18 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from agents.supervised import Clicks, Supervised
+from agents.supervised import Supervised
 from streamrec import checkpoint
 from streamrec.catalog import Catalog
 from streamrec.encoders.gru4rec import GRU4Rec
 from streamrec.encoders.sasrec import SASRec
+from streamrec.models.blend import Blend
 from streamrec.models.next_item import NextItem
+from streamrec.models.vsknn import VSKNN
 from streamrec.ports import Agent
 from streamrec.records import History, Kind
+from streamrec.schedules.replay import Replay
+from streamrec.schedules.reservoir import Reservoir
 from tests.histories import catalog, clicked, history, window
 
 
@@ -100,7 +104,7 @@ def test_every_clicked_slot_is_an_example_and_nothing_else() -> None:
     kinds = [[Kind.SKIP, Kind.CLICK, Kind.PURCHASE, Kind.NONE], [Kind.IMPRESSION, Kind.RATING, Kind.SKIP, Kind.NONE]]
     seen.feedback = torch.tensor(kinds, dtype=torch.int8)
     made.observe(seen)
-    remembered = made.clicks.draw(10, 1.0, made.generator)
+    remembered = made.schedule.draw()
     assert remembered is not None
     assert remembered.target.tolist() == [6, 7, 8]
     assert remembered.history.items[:, -2:].tolist() == [[0, 1], [0, 1], [2, 3]]
@@ -115,49 +119,29 @@ def test_nothing_clicked_means_nothing_to_do() -> None:
     assert made.update() == {}
 
 
-def drawn(clicks: Clicks, batch: int, replay_ratio: float = 0.0) -> list[int]:
-    some = clicks.draw(batch, replay_ratio, Generator().manual_seed(0))
-    return [] if some is None else some.target.tolist()
-
-
-def test_memory_is_a_ring_of_the_newest() -> None:
-    clicks = Clicks(5, ("items",), torch.device("cpu"))
-    for first in (1, 4, 7):
-        clicks.add(history([[i] for i in range(first, first + 3)]), torch.arange(first, first + 3))
-    assert drawn(clicks, 10) == [5, 6, 7, 8, 9]
-    clicks.add(history([[i] for i in range(20, 33)]), torch.arange(20, 33))  # more at once than it holds
-    newest = clicks.draw(10, 1.0, Generator())
-    assert newest is not None
-    assert newest.target.tolist() == [28, 29, 30, 31, 32]
-    assert newest.history.items[:, -1].tolist() == newest.target.tolist()
-
-
-def test_new_clicks_come_first_and_once_then_replays() -> None:
-    clicks = Clicks(100, ("items",), torch.device("cpu"))
-    assert drawn(clicks, 2) == []
-    clicks.add(history([[1]] * 10), torch.arange(10))
-    assert drawn(clicks, 2) == [0, 1, 2, 3, 4, 5, 6, 7]
-    filled = drawn(clicks, 5)
-    assert filled[:2] == [8, 9]
-    assert len(filled) == 5
-    assert set(filled[2:]) <= set(range(8))
-    clicks.add(history([[1]] * 3), torch.arange(10, 13))
-    doubled = drawn(clicks, 1, replay_ratio=2.0)
-    assert doubled[:3] == [10, 11, 12]
-    assert len(doubled) == 9
-    assert set(doubled[3:]) <= set(range(10))
-    assert len(drawn(clicks, 200)) == 13, "only replays are left"
-
-
 def test_windows_the_model_does_not_read_are_not_kept() -> None:
-    clicks = Clicks(10, ("items", "in_session"), torch.device("cpu"))
-    clicks.add(history([[1, 2]]), torch.tensor([3]))
-    some = clicks.draw(1, 1.0, Generator())
+    made = agent(catalog(10))
+    made.observe(clicked(history([[1, 2]]), torch.tensor([3])))
+    some = made.schedule.draw()
     assert some is not None
     assert some.history.items.tolist() == [[0, 0, 0, 0, 1, 2]]
     assert some.history.skipped.shape == some.history.times.shape == (1, 0)
+    encoder = GRU4Rec(catalog(10), dim=4)
+    encoder.reads = ("mood",)
     with pytest.raises(ValueError, match="mood"):
-        Clicks(10, ("mood",), torch.device("cpu"))
+        agent(catalog(10), encoder=encoder)
+
+
+def test_another_schedule_brings_its_own_settings() -> None:
+    items = catalog(10)
+    model = NextItem(GRU4Rec(items, dim=4), items)
+    made = Supervised(model, items, 3, schedule=Reservoir(memory=5, batch=4))
+    made.observe(clicked(history([[1]] * 9), torch.arange(1, 10)))
+    some = made.schedule.draw()
+    assert some is not None
+    assert some.target.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    with pytest.raises(ValueError, match="memory must be left out"):
+        Supervised(model, items, 3, schedule=Reservoir(), memory=5)
 
 
 # --- learning ----------------------------------------------------------------------------------------------------
@@ -284,7 +268,7 @@ def test_state_of_other_settings_is_refused() -> None:
     items = catalog(40)
     state = restless(items).state_dict()
     with pytest.raises(ValueError, match="memory=64"):
-        Clicks(65, ("items",), torch.device("cpu")).load_state_dict(state["clicks"])
+        Replay(memory=65, batch=32).load_state_dict(state["schedule"])
     with pytest.raises(ValueError, match="momentum"):
         agent(items, encoder=GRU4Rec(items, dim=8), memory=64).optimiser.load_state_dict(state["optimiser"])
 
@@ -326,3 +310,17 @@ def test_python_calls_do_not_grow_with_the_users() -> None:
 def test_settings_out_of_range_are_named(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         agent(catalog(10), **setting)
+
+
+# --- models that count as well -------------------------------------------------------------------------------------
+
+
+def test_the_neighbours_of_a_blend_learn_a_click_when_it_is_seen() -> None:
+    items = catalog(10)
+    blend = Blend(NextItem(GRU4Rec(items, dim=4), items), VSKNN(items, neighbours=5, sample=5), weight=1.0)
+    made = Supervised(blend, items, 1, batch=4, memory=64)
+    made.observe(clicked(history([[1], [1, 2]]), torch.tensor([2, 3])))
+    assert made.act(history([[], [2]])).slate[1].tolist() != [0]
+    near = blend.neighbours.score(history([[], [], [1]]))  # the third user is nobody who clicked above
+    assert near[2, 2] > 0.0
+    assert near[2, 7] == 0.0

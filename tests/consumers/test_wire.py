@@ -239,3 +239,15 @@ def test_dead_letters_keep_the_original_bytes(key: bytes | None, value: bytes | 
     for text, coded, original in ((letter.key, letter.key64, key), (letter.value, letter.value64, value)):
         kept = base64.b64decode(coded) if coded is not None else None if text is None else text.encode()
         assert kept == original
+
+
+def test_an_item_that_is_too_rare_yet_is_none_and_only_a_full_catalogue_refuses() -> None:
+    catalog, sessions = Catalog(1, admit=2), SessionStore(users=9)
+    messages = [wire.Event("click", "u1", item="i1"), wire.Event("skip", "u2", item="i2")]
+    received = wire.to_events(messages, [1.0, 2.0], catalog, sessions, slate=2)
+    assert received.refused == []
+    assert received.events.item.tolist() == [0, 0]
+    received = wire.to_events(messages, [3.0, 4.0], catalog, sessions, slate=2)
+    assert received.events.item.tolist() == [1]
+    assert [at for at, _ in received.refused] == [1]
+    assert "the catalogue is full" in received.refused[0][1]

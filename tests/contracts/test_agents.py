@@ -129,6 +129,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "item_learning_rate": 0.1,
         "learning_rate": 0.005,
     },
+    "Counting": {
+        "model": {"use": "streamrec.models.vsknn.VSKNN", "neighbours": 100, "sample": 100, "last": 1, "sessions": 512}
+    },
     "Frozen": {"agent": SUPERVISED, "after_s": 1e12},
 }
 SMALL = {"memory": 512, "batch": 64}

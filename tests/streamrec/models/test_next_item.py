@@ -13,7 +13,9 @@ from torch import Generator, Tensor, nn
 
 from streamrec.catalog import Catalog
 from streamrec.encoders.gru4rec import GRU4Rec
-from streamrec.models.next_item import NextItem
+from streamrec.encoders.sasrec import SASRec
+from streamrec.models.next_item import NextItem, Objective
+from streamrec.nn import losses
 from streamrec.nn.adagrad import Adagrad
 from streamrec.nn.items import ItemVectors
 from streamrec.records import History
@@ -193,8 +195,134 @@ def test_support_counts_the_targets() -> None:
     assert model.popularity.support[:7].tolist() == [0, 2, 2, 0, 4, 2, 0]
 
 
-@pytest.mark.parametrize(("setting", "message"), [({"loss": "hinge"}, "'hinge'"), ({"n_sample": -1}, "n_sample")])
+def pairs_by_hand(rows: list[list[int]]) -> tuple[History, Tensor]:
+    """Every prefix with the click that follows it, one after the other."""
+    cut = [(row[:at], row[at]) for row in rows for at in range(1, len(row))]
+    return history([before for before, _ in cut], length=8), torch.tensor([after for _, after in cut])
+
+
+SEQUENCES = [[3, 1, 4, 1, 5], [9, 2], [], [6], [5, 3, 5, 8, 9, 7, 2, 1]]
+
+
+@pytest.mark.parametrize("objective", ["cross-entropy", "bpr-max", "top1", "bpr", "top1-max", "bce"])
+@pytest.mark.parametrize("n_sample", [None, 5])
+def test_sequence_loss_is_the_mean_over_all_prefixes(objective: Objective, n_sample: int | None) -> None:
+    items = catalog(12)
+    model = NextItem(GRU4Rec(items, 6, seed=2), items, loss=objective, n_sample=n_sample, elu_param=0.3)
+    before, after = pairs_by_hand(SEQUENCES)
+    with torch.no_grad():
+        model.bias.normal_(generator=Generator().manual_seed(1))
+    twin = copy.deepcopy(model, {id(items): items})
+    value = model.sequence_loss(history(SEQUENCES, length=9))
+    torch.autograd.backward(value)
+
+    twin.popularity.count(after)
+    hidden = twin.encoder(before)
+    valid, log_q = None, None
+    if n_sample is None:
+        scores, positive = hidden @ twin.encoder.items.weight[1:13].t() + twin.bias[1:13, 0], after - 1
+    else:
+        drawn = twin.popularity.draw(n_sample, 0.5, twin.generator)
+        columns = torch.cat([after.unsqueeze(1), drawn.expand(len(after), -1)], dim=1)
+        scores, positive = twin.score(before, columns), torch.zeros_like(after)
+        valid = columns != after.unsqueeze(1)
+        support = twin.popularity.support[columns].float().log()
+        log_q = support * 0.5
+    expected = {
+        "cross-entropy": lambda: losses.cross_entropy(scores, positive, valid, log_q),
+        "bpr-max": lambda: losses.bpr_max(nn.functional.elu(scores, 0.3), positive, valid, 1.95),
+        "top1": lambda: losses.top1(scores, positive, valid),
+        "bpr": lambda: losses.bpr(scores, positive, valid),
+        "top1-max": lambda: losses.top1_max(scores, positive, valid),
+        "bce": lambda: losses.binary_cross_entropy(scores, positive, valid, 0.25 + 0.75 * 5 / 11 if n_sample else 1.0),
+    }[objective]()
+    torch.autograd.backward(expected)
+    torch.testing.assert_close(value, expected)
+    for (name, mine), (_, theirs) in zip(model.named_parameters(), twin.named_parameters(), strict=True):
+        assert mine.grad is not None, name
+        assert theirs.grad is not None, name
+        torch.testing.assert_close(mine.grad.to_dense(), theirs.grad.to_dense(), atol=1e-6, rtol=1e-4)
+    assert torch.equal(model.popularity.support, twin.popularity.support)
+
+
+def test_sequence_loss_reads_what_the_encoder_reads() -> None:
+    items = catalog(12)
+    session = NextItem(GRU4Rec(items, 6, scope="session"), items, n_sample=None)
+    in_session = history([[7, 8, 1, 2, 3]], in_session=[3])
+    torch.testing.assert_close(session.sequence_loss(in_session), session.sequence_loss(history([[1, 2, 3]])))
+    newest = NextItem(SASRec(items, 6, length=3, dropout=0.0), items, n_sample=None)
+    long, short = history([[7, 8, 1, 2, 3, 4]]), history([[1, 2, 3, 4]])
+    torch.testing.assert_close(newest.sequence_loss(long), newest.sequence_loss(short))
+
+
+def test_sequence_loss_without_any_pair_is_zero() -> None:
+    items = catalog(12)
+    model = NextItem(GRU4Rec(items, 6), items)
+    nothing: list[list[list[int]]] = [[], [[], []], [[3], []]]
+    for rows in nothing:
+        value = model.sequence_loss(history(rows))
+        assert value.requires_grad
+        assert float(value.detach()) == 0.0
+
+
+def test_one_click_per_session_pair_learns_the_same_either_way() -> None:
+    # Rows of two clicks have one pair each: with the whole catalogue both ways are the same training step.
+    items = catalog(12)
+    one = NextItem(GRU4Rec(items, 6), items, loss="cross-entropy")
+    other = NextItem(GRU4Rec(items, 6), items, loss="cross-entropy")
+    sequences = history([[row[0], int(t)] for row, t in zip(ROWS, TARGET, strict=True)])
+    torch.testing.assert_close(one.sequence_loss(sequences), other.loss(history(ROWS), TARGET))
+
+
+def test_none_scores_the_whole_catalogue_however_large() -> None:
+    items = catalog(3_000, capacity=3_000)
+    model = NextItem(Newest(items, 4), items, loss="cross-entropy", n_sample=None)
+    expected = nn.functional.cross_entropy(model.score(history(ROWS))[:, 1:], TARGET - 1)
+    torch.testing.assert_close(model.loss(history(ROWS), TARGET), expected)
+
+
+def test_targets_of_others_are_no_negatives_of_bce() -> None:
+    items = catalog(12)
+    model = NextItem(Newest(items, 4), items, loss="bce", n_sample=3, calibration=0.0)
+    model.popularity.count(torch.tensor([11, 12]).repeat(1_000_000))
+    value = model.loss(history(ROWS), TARGET)
+    slope = torch.autograd.grad(value, model.bias)[0].to_dense()[:, 0]
+    assert set(slope.nonzero().flatten().tolist()) <= {*TARGET.tolist(), 11, 12}
+    assert (slope[TARGET] < 0).all(), "nothing pushes a target of the batch down"
+
+
+def test_sequence_loss_needs_negatives() -> None:
+    items = catalog(12)
+    model = NextItem(GRU4Rec(items, 6), items, n_sample=0)
+    with pytest.raises(ValueError, match="n_sample"):
+        model.sequence_loss(history([[1, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"loss": "hinge"}, "'hinge'"),
+        ({"n_sample": -1}, "n_sample"),
+        ({"loss": "bce", "n_sample": 0}, "n_sample"),
+        ({"calibration": 1.5}, "calibration"),
+    ],
+)
 def test_settings_out_of_range_are_named(setting: dict[str, object], message: str) -> None:
     items = catalog(12)
     with pytest.raises(ValueError, match=message):
         NextItem(Newest(items, 4), items, **setting)  # type: ignore[arg-type]
+
+
+def test_a_new_item_starts_near_its_company_and_an_old_one_where_it_is() -> None:
+    of = catalog(20)
+    plain, warm = (NextItem(GRU4Rec(of, dim=8), of, company=company) for company in (0.0, 0.5))
+    clicks = history([[9, 1, 2], [3, 4]], in_session=[2, 2])
+    for model in (plain, warm):
+        model.popularity.count(torch.tensor([6]))
+        model.loss(clicks, torch.tensor([5, 6]))
+    before, after = plain.encoder.items.weight.detach(), warm.encoder.items.weight.detach()
+    torch.testing.assert_close(after[5], before[5] + 0.5 * before[[1, 2]].mean(0))
+    assert torch.equal(after[6], before[6])
+    again = after.clone()
+    warm.loss(clicks, torch.tensor([5, 6]))
+    assert torch.equal(warm.encoder.items.weight.detach(), again), "only once"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator
 
-from streamrec.nn.negatives import Popularity
+from streamrec.nn.negatives import Frozen, Popularity
 from tests.histories import catalog
 
 SUPPORT = [0, 40, 0, 10, 1, 0, 5, 100]
@@ -44,3 +44,16 @@ def test_log_weight_is_alpha_times_log_support(popularity: Popularity) -> None:
 def test_nothing_counted_is_said() -> None:
     with pytest.raises(ValueError, match="no item was counted"):
         Popularity(catalog(7)).draw(3, 1.0, Generator())
+
+
+def test_counting_again_forgets_what_was_counted(popularity: Popularity) -> None:
+    popularity.recount(torch.tensor([2, 2, 7]))
+    assert popularity.support[:8].tolist() == [0, 0, 2, 0, 0, 0, 0, 1]
+
+
+def test_frozen_draws_are_those_of_the_counts(popularity: Popularity) -> None:
+    frozen = Frozen(popularity.support, 0.5)
+    popularity_drawn = popularity.draw(50, 0.5, Generator().manual_seed(3))
+    assert torch.equal(frozen.draw(50, Generator().manual_seed(3)), popularity_drawn)
+    popularity.count(torch.full((1000,), 2))
+    assert (frozen.draw(2000, Generator()) != 2).all()

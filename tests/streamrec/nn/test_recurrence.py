@@ -39,5 +39,23 @@ def test_gradient_equals_finite_differences(dropped: bool) -> None:
     assert torch.autograd.gradcheck(lambda g, w, b: gru(g, w, b, SIZES, keep), inputs)
 
 
+def test_rows_that_start_anew_forget_what_was_before() -> None:
+    torch.manual_seed(2)
+    weight = torch.randn(9, 3, dtype=torch.double, requires_grad=True)
+    bias = torch.randn(9, dtype=torch.double, requires_grad=True)
+    gates = torch.randn(8, 9, dtype=torch.double, requires_grad=True)
+    start = torch.randn(2, 3, dtype=torch.double)
+    goes_on = torch.tensor([1, 0, 1, 1, 0, 1, 1, 1], dtype=torch.double).unsqueeze(
+        1
+    )  # row 1 at step 0, row 0 at step 2
+    assert torch.autograd.gradcheck(lambda g, w, b: gru(g, w, b, [2] * 4, None, start, goes_on), [gates, weight, bias])
+    states = gru(gates, weight, bias, [2] * 4, None, start, goes_on).view(4, 2, 3)
+    rows = gates.view(4, 2, 9)
+    first = gru(rows[:2, 0], weight, bias, [1, 1], None, start[:1])
+    torch.testing.assert_close(states[:2, 0], first)
+    torch.testing.assert_close(states[2:, 0], gru(rows[2:, 0], weight, bias, [1, 1]))
+    torch.testing.assert_close(states[:, 1], gru(rows[:, 1], weight, bias, [1] * 4))
+
+
 def test_no_tokens_at_all() -> None:
     assert gru(torch.zeros(0, 9), torch.zeros(9, 3), torch.zeros(9), []).shape == (0, 3)
