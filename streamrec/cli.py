@@ -213,24 +213,27 @@ def fit_world(
 @app.command()
 def bench(
     name: Annotated[
-        str, typer.Argument(help="What to measure: simulators, loop, kafka, dqn, warmstart, agents or encoders.")
+        str,
+        typer.Argument(
+            help="What to measure: simulators, loop, kafka, dqn, warmstart, serving, agents, encoders or continual."
+        ),
     ],
     as_json: Json = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement; agents, encoders: not used.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement of a speed.")] = 5.0,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="agents: an arena, encoders: an experiment; shipped or a file; may be repeated."),
+        typer.Option(help="agents: an arena, encoders: an experiment, continual: a row; may be repeated."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="encoders: the folder of the data set.")] = None,
+    data: Annotated[Path | None, typer.Option(help="encoders, continual: the folder of the data set.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="agents, encoders: seeds per agent or model.")] = 3,
     short: Annotated[bool, typer.Option("--short", help="agents: fifty times shorter, to see that it works.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="agents, encoders: processes at a time.")] = 1,
-    device: Annotated[str, typer.Option(help="encoders: where models live, cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="encoders, continual: where models live, cpu or cuda.")] = "cpu",
     run_dir: RunDir = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure: speed as ratios against a limit or peer of the same run, agents in worlds, encoders on data sets."""
-    if name not in ("agents", "encoders"):
+    if name not in ("agents", "encoders", "continual"):
         from streamrec.bench import measure
 
         _print(measure(name, seconds), as_json)
@@ -242,7 +245,12 @@ def bench(
 
     where = run_dir or _new_run_dir(name)
     if name == "encoders":
-        _bench_encoders(where, data, only or [], seeds, jobs, device, None if quiet else say, as_json)
+        _bench_encoders(where, _folder(data, name), only or [], seeds, jobs, device, None if quiet else say, as_json)
+        return
+    if name == "continual":
+        from streamrec.bench import continual
+
+        print(json.dumps(continual.run(where, _folder(data, name), rows=only or (), device=device, say=say)))
         return
     from consumers.progress import print_agents
     from streamrec.bench.agents import run
@@ -254,9 +262,15 @@ def bench(
         print_agents(results)
 
 
+def _folder(data: Path | None, name: str) -> Path:
+    if data is None:
+        raise typer.BadParameter(f"bench {name} needs --data, the folder of the data set")
+    return data
+
+
 def _bench_encoders(
     where: Path,
-    data: Path | None,
+    data: Path,
     only: list[str],
     seeds: int,
     jobs: int,
@@ -266,8 +280,6 @@ def _bench_encoders(
 ) -> None:
     from streamrec.bench.encoders import as_text, run
 
-    if data is None:
-        raise typer.BadParameter("bench encoders needs --data, the folder of the data set")
     results = run(where, data, only, seeds, jobs, device, say)
     print(json.dumps(results) if as_json else as_text(results))
 

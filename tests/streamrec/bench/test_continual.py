@@ -11,6 +11,7 @@ import torch
 from torch import Generator
 
 from streamrec.bench import continual
+from streamrec.bench.continual_table import Periods, load, shipped
 from streamrec.build import BadSpec
 
 ITEMS = 30
@@ -79,7 +80,7 @@ def figures(results: dict[str, Any]) -> list[Any]:
 
 
 def test_periods_are_read_in_order_and_tests_have_nothing_unseen(data: Path) -> None:
-    clicks = continual.Periods.read(data, None)
+    clicks = Periods.read(data, None)
     assert len(clicks) == 3
     assert clicks.known == [15, 20, 25]
     for t in (1, 2):
@@ -94,7 +95,7 @@ def test_periods_are_read_in_order_and_tests_have_nothing_unseen(data: Path) -> 
 
 def test_every_prefix_of_every_test_sequence_is_ranked(data: Path, tmp_path: Path) -> None:
     results = continual.run(tmp_path / "out", data, table(tmp_path), ["vsknn"])
-    clicks = continual.Periods.read(data, None)
+    clicks = Periods.read(data, None)
     expected = [int((clicks.test(t).lengths - 1).sum()) for t in (1, 2)]
     assert [made["n"] for made in results["results"][0]["periods"]] == expected
     assert results["results"][0]["recall20"] > 0.9, "what follows what is in the sessions of the period before"
@@ -172,8 +173,8 @@ def test_a_blend_is_its_rows_as_they_were_in_each_period(data: Path, tmp_path: P
 
 
 def test_the_shipped_table_has_the_rows_of_the_paper() -> None:
-    assert "diginetica" in continual.shipped()
-    rows = continual.load("diginetica")["rows"]
+    assert "diginetica" in shipped()
+    rows = load("diginetica")["rows"]
     assert {"finetune", "dropout", "ewc", "joint", "ader", "vsknn"} <= rows.keys()
     assert rows["finetune"]["model"]["encoder"]["dropout"] == 0.0
     assert rows["finetune"]["model"]["encoder"]["dim"] == rows["ader"]["model"]["encoder"]["dim"] == 150
@@ -194,12 +195,12 @@ def test_mistakes_in_tables_are_explained(text: str, says: str, tmp_path: Path) 
     path = tmp_path / "t.toml"
     path.write_text(text)
     with pytest.raises(BadSpec, match=says):
-        continual.load(str(path))
+        load(str(path))
 
 
 def test_mistakes_in_calls_are_explained(data: Path, tmp_path: Path) -> None:
     with pytest.raises(BadSpec, match="diginetica"):
-        continual.load("digenetica")
+        load("digenetica")
     with pytest.raises(BadSpec, match="'ader'"):
         continual.run(tmp_path / "out", data, table(tmp_path), ["aderr"])
     with pytest.raises(BadSpec, match="at least two files"):
