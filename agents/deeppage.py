@@ -13,6 +13,7 @@ from agents.deeppage_nets import Actor, Critic, Parts, Reading, Sizes, SkipGram,
 from streamrec.catalog import Catalog
 from streamrec.explore import allowed, offered, pick, without_repeats
 from streamrec.memory import Replay, Sample
+from streamrec.nn.optimiser import load_moments, moments
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition
 from streamrec.sessions import SessionStore
@@ -301,8 +302,8 @@ class DeepPage:
         nets = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in self._nets().items()}
         return {
             **nets,
-            "actor_adam": _adam_state(self.actor_adam),
-            "critic_adam": _adam_state(self.critic_adam),
+            "actor_adam": moments(self.actor_adam),
+            "critic_adam": moments(self.critic_adam),
             "vectors": {} if self.learned_vectors is None else self.learned_vectors.state_dict(),
             "near": self.near.clone(),
             "replay": self.replay.state_dict(),
@@ -313,8 +314,8 @@ class DeepPage:
     def load_state_dict(self, state: State) -> None:
         for name, net in self._nets().items():
             net.load_state_dict(state[name])
-        _load_adam(self.actor_adam, state["actor_adam"])
-        _load_adam(self.critic_adam, state["critic_adam"])
+        load_moments(self.actor_adam, state["actor_adam"])
+        load_moments(self.critic_adam, state["critic_adam"])
         if self.learned_vectors is not None:
             self.learned_vectors.load_state_dict(state["vectors"])
         self.near.copy_(state["near"])
@@ -371,16 +372,6 @@ def _descend(loss: Tensor, net: nn.Module, optimiser: torch.optim.Adam) -> None:
     for parameter, grad in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
         parameter.grad = grad
     optimiser.step()
-
-
-def _adam_state(optimiser: torch.optim.Adam) -> State:
-    moments = optimiser.state_dict()["state"]
-    return {str(at): {name: value.clone() for name, value in one.items()} for at, one in moments.items()}
-
-
-def _load_adam(optimiser: torch.optim.Adam, state: State) -> None:
-    moments = {int(at): one for at, one in state.items()}
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def _check(settings: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ class Loop:
 
     def _expire_items(self, events: Events) -> None:
         """Items that nobody mentions any more lose their rows, and whoever keeps anything about them hears of it."""
-        if len(events) == 0:
+        if self.catalog.ttl_s is None or len(events) == 0:
             return
         # The median: one message from a clock that is years ahead must not make everything look old.
         rows = self.catalog.expire(float(events.time.median()))

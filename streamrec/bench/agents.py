@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from streamrec.bench.arena import ENDS, Arena, foresight_of, load, null, play, ready, shorter
 from streamrec.bench.claims import bootstrap, interquartile_mean, judge, parse
+from streamrec.bench.kept import Kept
 from streamrec.bench.page import write_page
 from streamrec.build import BadSpec
 
@@ -138,40 +139,23 @@ def _one(arena: Arena, job: Job, foresight: float) -> dict[str, Any]:
 
 
 class _Runs:
-    """Runs made so far, one JSON object per line, found again by what they were made from."""
+    """Runs made so far, found again by what they were made from."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._known: dict[str, Any] = {}
-        if path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1]  # a kill may have cut off the last line
-        if whole != text:
-            self.path.write_text(whole)
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            self._known[entry["key"]] = entry["made"]
+        self._kept = Kept(path)
 
     def get(self, arena: Arena, job: Job) -> dict[str, Any] | None:
-        return self._known.get(self._key(arena, job))
+        return self._kept.made.get(self._key(arena, job))
 
     def add(self, arena: Arena, job: Job, made: dict[str, Any]) -> None:
-        self._write(self._key(arena, job), made, {"arena": job.arena, "agent": job.agent, "seed": job.seed})
+        self._kept.add(self._key(arena, job), {"arena": job.arena, "agent": job.agent, "seed": job.seed}, made)
 
     def foresight(self, settings: Arena) -> float:
         """The oracle's foresight in this setting, found once."""
         key = _hash(["foresight", _world(settings)])
-        if key not in self._known:
-            self._write(key, foresight_of(settings), {"agent": "foresight"})
-        return float(self._known[key])
-
-    def _write(self, key: str, made: Any, about: dict[str, Any]) -> None:
-        self._known[key] = made
-        with self.path.open("a") as file:
-            file.write(json.dumps({"key": key, **about, "made": made}) + "\n")
+        if key not in self._kept.made:
+            self._kept.add(key, {"agent": "foresight"}, foresight_of(settings))
+        return float(self._kept.made[key])
 
     def _key(self, arena: Arena, job: Job) -> str:
         settings = _settings(arena, job.control)

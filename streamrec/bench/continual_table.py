@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 
+from streamrec.bench.kept import Kept
 from streamrec.build import BadSpec, did_you_mean
 from streamrec.catalog import Catalog
 from streamrec.data.sequences import Sequences, read_periods
@@ -196,16 +197,7 @@ class Runs:
     def __init__(self, out: Path, table: Table, clicks: Periods, seed: int) -> None:
         self.out, self.table, self.clicks, self.seed = out, table, clicks, seed
         self.data = clicks.fingerprint()
-        self.path = out / "runs.jsonl"
-        self._known: dict[str, Any] = {}
-        if self.path.exists():
-            text = self.path.read_text()
-            whole = text[: text.rfind("\n") + 1]  # a kill may have cut off the last line
-            if whole != text:
-                self.path.write_text(whole)
-            for line in whole.splitlines():
-                entry = json.loads(line)
-                self._known[entry["key"]] = entry["made"]
+        self._kept = Kept(out / "runs.jsonl")
 
     @property
     def length(self) -> int:
@@ -228,13 +220,10 @@ class Runs:
             raise BadSpec(f"rows.{row}.train: {error}") from error
 
     def get(self, row: str, t: int) -> dict[str, Any] | None:
-        return self._known.get(f"{self.key(row)}-{t}")
+        return self._kept.made.get(f"{self.key(row)}-{t}")
 
     def add(self, row: str, t: int, made: dict[str, Any]) -> None:
-        key = f"{self.key(row)}-{t}"
-        self._known[key] = made
-        with self.path.open("a") as file:
-            file.write(json.dumps({"key": key, "row": row, "period": t, "made": made}) + "\n")
+        self._kept.add(f"{self.key(row)}-{t}", {"row": row, "period": t}, made)
 
     def place(self, row: str) -> Path:
         """Where the row's newest checkpoint lies."""

@@ -47,6 +47,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from streamrec.bench.kept import Kept
 from streamrec.build import BadSpec, build, did_you_mean, find
 from streamrec.catalog import Catalog
 from streamrec.data.sequences import Sequences
@@ -120,11 +121,11 @@ def run(
     for job in todo:
         check(job)
     out.mkdir(parents=True, exist_ok=True)
-    runs = Runs(out / "runs.jsonl")
+    runs = Kept(out / "runs.jsonl")
     missing = [job for job in todo if job.key not in runs.made]
     tell(f"{len(todo)} runs, {len(todo) - len(missing)} of them made before")
     for done, (job, made) in enumerate(_made(missing, jobs), 1):
-        runs.add(job, made)
+        runs.add(job.key, {"experiment": job.experiment, "model": job.model, "seed": job.seed}, made)
         tell(f"{done}/{len(missing)} {job.experiment} {job.model} seed {job.seed}: {_told(made)}")
     results = {"results": [_row(jobs_of, runs) for jobs_of in _by_model(todo)]}
     (out / "results.json").write_text(json.dumps(results, indent=1))
@@ -294,27 +295,6 @@ def peak_mb(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 2**20
 
 
-class Runs:
-    """Runs made so far, one JSON object per line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.made: dict[str, Table] = {}
-        text = path.read_text() if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a kill may have cut off the last line
-        if whole != text:
-            path.write_text(whole)
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            self.made[entry["key"]] = entry["made"]
-
-    def add(self, job: Job, made: Table) -> None:
-        self.made[job.key] = made
-        about = {"experiment": job.experiment, "model": job.model, "seed": job.seed}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"key": job.key, **about, "made": made}) + "\n")
-
-
 # --- what they say -----------------------------------------------------------------------------------------------
 
 
@@ -330,7 +310,7 @@ def _by_model(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(groups.values())
 
 
-def _row(jobs: Sequence[Job], runs: Runs) -> Table:
+def _row(jobs: Sequence[Job], runs: Kept) -> Table:
     made = [runs.made[job.key] for job in jobs]
     row: Table = {"model": jobs[0].model, "experiment": jobs[0].experiment, "data": jobs[0].settings["data"]}
     for name in made[0]:

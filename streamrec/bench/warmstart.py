@@ -15,6 +15,7 @@ from agents.random import Random
 from agents.warmstart import HandOver
 from simulators.feed import Feed
 from simulators.world import SimulatorWorld
+from streamrec.bench.claims import half_width
 from streamrec.build import build
 from streamrec.catalog import Catalog
 from streamrec.loop import Loop
@@ -54,7 +55,6 @@ POINTS = 100
 """Pieces of a run: the first is the first 1 % of the steps."""
 
 _SMOOTH = 5  # pieces over which a return is taken to be reached
-_T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}  # by degrees of freedom
 
 
 class Returns:
@@ -230,8 +230,7 @@ def _reached(mine: Sequence[float], teacher: Sequence[float], decisions: int) ->
 
 def difference(each: torch.Tensor) -> dict[str, Any]:
     """Mean of [S] paired differences, and its 95 % interval (Student's t)."""
-    n = len(each)
-    half = _T95.get(n - 1, 1.96) * float(each.std()) / math.sqrt(n) if n > 1 else math.inf
+    half = half_width(each.double().numpy()) if len(each) > 1 else math.inf
     mean = float(each.mean())
     return {"mean": mean, "low": mean - half, "high": mean + half, "by_seed": each.tolist()}
 

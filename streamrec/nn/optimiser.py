@@ -41,11 +41,20 @@ class Optimiser:
 
     def state_dict(self) -> State:
         """Accumulators and moments, as copies."""
-        moments = self.dense.state_dict()["state"]
-        dense = {str(at): {name: value.clone() for name, value in one.items()} for at, one in moments.items()}
-        return {"tables": self.tables.state_dict(), "dense": dense}
+        return {"tables": self.tables.state_dict(), "dense": moments(self.dense)}
 
     def load_state_dict(self, state: State) -> None:
         self.tables.load_state_dict(state["tables"])
-        moments = {int(at): one for at, one in state["dense"].items()}
-        self.dense.load_state_dict({"state": moments, "param_groups": self.dense.state_dict()["param_groups"]})
+        load_moments(self.dense, state["dense"])
+
+
+def moments(adam: torch.optim.Adam) -> State:
+    """Moments by the number of the parameter, as copies."""
+    state = adam.state_dict()["state"]
+    return {str(at): {name: value.clone() for name, value in one.items()} for at, one in state.items()}
+
+
+def load_moments(adam: torch.optim.Adam, state: State) -> None:
+    """Take over `moments` of an optimiser of the same parameters."""
+    mine = {int(at): one for at, one in state.items()}
+    adam.load_state_dict({"state": mine, "param_groups": adam.state_dict()["param_groups"]})
