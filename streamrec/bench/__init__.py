@@ -11,7 +11,7 @@ import torch
 
 from streamrec.build import BadSpec, did_you_mean
 
-SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart", "serving")
+SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart", "serving", "ranking")
 """Benchmarks that measure one ratio: `streamrec.bench.NAME.measure(seconds)`."""
 
 
