@@ -39,7 +39,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         console.print(_periods(periods))
     if scale := summary.get("scale"):
         console.print(scale["verdict"])
-    hidden = {"policies", "periods", "total", "scale", "recovery_s", "next", "command", "report"}
+    if table := summary.get("table"):
+        console.print(table, highlight=False, soft_wrap=True)
+    hidden = {"policies", "periods", "total", "scale", "table", "lines", "recovery_s", "next", "command", "report"}
     for name, value in summary.items():
         if name not in hidden and value is not None:
             console.print(f"{name:>20}  {_plain(value)}", highlight=False)

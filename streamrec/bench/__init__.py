@@ -14,6 +14,9 @@ from streamrec.build import BadSpec, did_you_mean
 SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart", "serving", "ranking")
 """Benchmarks that measure one ratio: `streamrec.bench.NAME.measure(seconds)`."""
 
+STUDIES = ("coverage", "own-world")
+"""Simulated studies that end in a table, called the same way."""
+
 
 def measure(name: str, seconds: float) -> dict[str, Any]:
     """Run the benchmark `name`, about `seconds` per measurement, on one thread.
@@ -24,10 +27,12 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
     Raises:
         BadSpec: there is no such benchmark.
     """
-    if name not in SPEEDS:
-        raise BadSpec(f"there is no benchmark {name!r}{did_you_mean(name, SPEEDS)}")
+    known = (*SPEEDS, *STUDIES)
+    if name not in known:
+        raise BadSpec(f"there is no benchmark {name!r}{did_you_mean(name, known)}")
     torch.set_num_threads(1)
-    figures: dict[str, Any] = importlib.import_module(f"streamrec.bench.{name}").measure(seconds)
+    module = importlib.import_module(f"streamrec.bench.{name.replace('-', '_')}")
+    figures: dict[str, Any] = module.measure(seconds)
     return {"bench": name, "threads": 1, **figures}
 
 
