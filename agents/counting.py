@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from agents.popular import Fade
 from streamrec import expiry
 from streamrec.catalog import Catalog
-from streamrec.explore import choose, offered, pick
+from streamrec.explore import choose, first_choice, offered, pick, unseen
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition
 
@@ -106,6 +106,15 @@ class Counting:
             scores.scatter_(1, seen.long(), -torch.inf)
         slate, slot_logp = choose(scores, self.slate, self.epsilon, self.generator)
         return Decision.of(history.user, slate.clamp(min=0), slot_logp)
+
+    def scores(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """What the model says of the candidates, and below it popularity; see `streamrec.explore.Scoring`."""
+        scores = self._scores(history).gather(1, items)
+        return scores.where(unseen(mask, items, history.items if self.exclude_seen else None), -torch.inf)
+
+    def probabilities(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """See `streamrec.explore.Probabilistic`."""
+        return first_choice(self.scores(history, items, mask), self.epsilon, self.slate)
 
     def _scores(self, history: History) -> Tensor:
         """[B, catalog.size]: the model's where they are above 0, else below 0, by popularity."""

@@ -10,12 +10,13 @@ from torch import Generator, Tensor
 
 from streamrec.catalog import Catalog
 from streamrec.expiry import check, renew
-from streamrec.explore import allowed, choose, offered, pick, without_repeats
+from streamrec.explore import allowed, choose, first_choice, offered, pick, unseen, without_repeats
 from streamrec.memory import PrioritisedReplay, Replay, Sample
 from streamrec.models.next_item import Encoder
 from streamrec.nn.inputs import Inputs
 from streamrec.nn.optimiser import Optimiser
 from streamrec.nn.values import Values
+from streamrec.ope.codes import POLICY_NOT_PROBABILISTIC, Refused
 from streamrec.ports import Agent, State
 from streamrec.records import Decision, History, Transition
 from streamrec.sessions import SessionStore
@@ -135,6 +136,23 @@ class DQN:
         """Share of exploration now."""
         progress = min(1.0, self.observed / self.epsilon_decay) if self.epsilon_decay else 1.0
         return self.epsilon_start + (self.epsilon - self.epsilon_start) * progress
+
+    @torch.no_grad()
+    def scores(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """Values of the candidates, see `streamrec.explore.Scoring`."""
+        mask = unseen(mask, items, history.items if self.exclude_seen else None)
+        values: Tensor = self.online(history, items, among=(items, mask))
+        return values.where(mask, -torch.inf)
+
+    def probabilities(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """See `streamrec.explore.Probabilistic`.
+
+        Raises:
+            Refused: candidates are proposed by another agent and drawn at random: their probability is not known.
+        """
+        if self.candidates is not None and history.offer.shape[1] == 0:
+            raise Refused(POLICY_NOT_PROBABILISTIC, "it draws candidates at random before it chooses among them")
+        return first_choice(self.scores(history, items, mask), self.exploration, self.slate)
 
     def _propose(self, history: History) -> tuple[Tensor, Tensor]:
         """Candidates [B, C] int64, each once per row, and which of them may be shown [B, C] bool."""

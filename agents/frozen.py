@@ -8,7 +8,9 @@ from typing import cast
 from torch import Tensor
 
 from streamrec.expiry import Recycles
+from streamrec.explore import Probabilistic
 from streamrec.loop import policy_names
+from streamrec.ope.codes import POLICY_NOT_PROBABILISTIC, Refused
 from streamrec.ports import Agent, State
 from streamrec.records import Decision, History, Transition
 
@@ -46,6 +48,12 @@ class Frozen:
 
     def act(self, history: History) -> Decision:
         return self.agent.act(history)
+
+    def probabilities(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """Those of the agent inside; see `streamrec.explore.Probabilistic`."""
+        if not isinstance(self.agent, Probabilistic):
+            raise Refused(POLICY_NOT_PROBABILISTIC, f"{type(self.agent).__name__} says none")
+        return self.agent.probabilities(history, items, mask)
 
     def observe(self, transition: Transition) -> None:
         if self.frozen or len(transition) == 0:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from agents.popular import Fade, Popular
 from streamrec.catalog import Catalog
 from streamrec.expiry import among
-from streamrec.explore import allowed, choose, offered, pick
+from streamrec.explore import allowed, choose, first_choice, offered, pick
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition, rank_within
 
@@ -103,6 +103,18 @@ class ItemKNN:
             items, scores = self._filled(items, scores, seen)
         index, slot_logp = choose(scores, self.slate, self.epsilon, self.generator)
         return Decision.of(history.user, pick(items, index), slot_logp)
+
+    def scores(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """Similarity, and below it popularity; see `streamrec.explore.Scoring`."""
+        near, scores = self._neighbours_of(history)
+        seen = history.items if self.exclude_seen else None
+        scores = scores.where(allowed(near, self.catalog.available, seen), -torch.inf)
+        _, everything = self._all(near, scores, seen)
+        return everything.gather(1, items).where(mask, -torch.inf)
+
+    def probabilities(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """See `streamrec.explore.Probabilistic`."""
+        return first_choice(self.scores(history, items, mask), self.epsilon, self.slate)
 
     def _neighbours_of(self, history: History) -> tuple[Tensor, Tensor]:
         """Items [B, C] int64, 0 = none, and their scores [B, C] float64 above 0."""

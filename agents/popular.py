@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from streamrec.catalog import Catalog
-from streamrec.explore import allowed, choose, offered, pick
+from streamrec.explore import allowed, choose, first_choice, offered, pick, unseen
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition
 
@@ -120,6 +120,15 @@ class Popular:
         index, slot_logp = choose(order.where(mask, -torch.inf), self.slate, self.epsilon, self.generator)
         slate = torch.cat([items[0], items.new_zeros(1)])[index]  # -1 is the 0 at the end
         return Decision.of(history.user, slate, slot_logp)
+
+    def scores(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """Clicks on the candidates, see `streamrec.explore.Scoring`."""
+        seen = history.items if self.exclude_seen else None
+        return self.counts[items].where(unseen(mask, items, seen), -torch.inf)
+
+    def probabilities(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """See `streamrec.explore.Probabilistic`."""
+        return first_choice(self.scores(history, items, mask), self.epsilon, self.slate)
 
     def top(self, n: int) -> Tensor:
         """The n available items with the most clicks, best first; fewer if there are fewer. [n] int64."""

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from streamrec.catalog import Catalog
-from streamrec.explore import NOTHING, choose, offered, pick, without_repeats
+from streamrec.explore import NOTHING, choose, first_choice, offered, pick, unseen, without_repeats
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition
 
@@ -54,6 +54,11 @@ class Random:
         numbers, slot_logp = without_repeats(left, self.slate, self.generator, taken)
         slate = torch.cat([items, items.new_zeros(1)])[numbers]  # -1 is the 0 at the end
         return Decision.of(history.user, slate, slot_logp)
+
+    def probabilities(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """See `streamrec.explore.Probabilistic`."""
+        mask = unseen(mask, items, history.items if self.exclude_seen else None)
+        return first_choice(torch.zeros(items.shape, device=items.device).where(mask, -torch.inf), 1.0)
 
     def _places(self, available: Tensor, seen: Tensor) -> Tensor:
         """Places of `seen` [B, L] in the list of available items, each once, `NOTHING` elsewhere. [B, L] int64."""

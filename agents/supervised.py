@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from streamrec.catalog import Catalog
 from streamrec.expiry import check, renew
-from streamrec.explore import choose, offered, pick
+from streamrec.explore import choose, first_choice, offered, pick, unseen
 from streamrec.nn.adagrad import Adagrad
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition
@@ -145,6 +145,17 @@ class Supervised:
             scores.scatter_(1, history.items.long(), -torch.inf)
         slate, slot_logp = choose(scores, self.slate, self.epsilon, self.generator)
         return Decision.of(history.user, slate.clamp(min=0), slot_logp)
+
+    @torch.no_grad()
+    def scores(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """What the model says of the candidates, see `streamrec.explore.Scoring`."""
+        few = 4 * items.shape[1] < self.catalog.size
+        scores = self.model.score(history, items) if few else self.model.score(history).gather(1, items)
+        return scores.where(unseen(mask, items, history.items if self.exclude_seen else None), -torch.inf)
+
+    def probabilities(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """See `streamrec.explore.Probabilistic`."""
+        return first_choice(self.scores(history, items, mask), self.epsilon, self.slate)
 
     def observe(self, transition: Transition) -> None:
         """Hand each clicked slot to the schedule, with the history it was clicked after."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -41,6 +42,13 @@ SEND_TIMEOUT_S = 30.0
 _ALL = 1 << 30
 """Take everything that was fetched: kafka-python 3.0.12 may never hand out the rest of a partition paused half-way."""
 
+SENT_HEADER = "streamrec-sent"
+"""Header of a dead letter: timestamp of the original record in milliseconds, which is its event time if it has none."""
+
+RETRY_HEADER = "streamrec-retry"
+"""Header of a record that was a dead letter and is sent again, and of the letter it becomes if it is refused again:
+id of the letter it was."""
+
 _Buffer = deque[Any]  # ConsumerRecord, fetched and not handed out
 
 
@@ -76,6 +84,8 @@ class KafkaWorld:
         policies: names by `Decision.policy`, for the decision messages.
         partitions: of topics that do not exist yet.
         send_timeout_s: how long a decision may take to reach the broker before the run stops.
+        until: "end" = read up to `end` messages; "latest" = up to what a partition holds at the first fetch; a number =
+            up to this offset in every partition, and no further than "latest". A checkpoint keeps where that was.
 
     Attributes:
         events_consumed: events handed out, without `end` messages, dead letters and the questions of `ask`.
@@ -102,9 +112,12 @@ class KafkaWorld:
         policies: Sequence[str] = (),
         partitions: int = 1,
         send_timeout_s: float = SEND_TIMEOUT_S,
+        until: str = "end",
     ) -> None:
         if batch < 1 or slate < 1:
             raise ValueError(f"world.batch and world.slate must be at least 1, got batch={batch} and slate={slate}")
+        if until not in ("end", "latest") and not until.isdigit():
+            raise ValueError(f'world.until must be "end", "latest" or an offset, got {until!r}')
         self.servers, self.catalog, self.sessions, self.slate = bootstrap_servers, catalog, sessions, slate
         self.topic, self.decisions_topic, self.dead_letter_topic = topic, decisions, dead_letters
         self.group, self.batch, self.ask, self.follow = group, batch, ask, follow
@@ -118,6 +131,8 @@ class KafkaWorld:
         self._ended: dict[int, bool] = {}  # partition -> the last record handed out was an `end` message
         self._buffers: dict[int, _Buffer] = {}
         self._saved: dict[int, tuple[int, bool]] = {}  # offset, ended of a seek, for partitions not assigned yet
+        self._most = None if until == "end" else sys.maxsize if until == "latest" else int(until)
+        self._until: dict[int, int] = {}  # partition -> offset at which it is over, whatever comes later
         self._left: dict[int, tuple[int, bool]] = {}  # offset, ended of partitions taken away, should they come back
         self._requests: dict[int, deque[str]] = {}  # user row -> ids of the requests of this poll not answered yet
         self._moves: deque[tuple[str, list[int]]] = deque()  # rebalances that poll has not dealt with yet
@@ -159,7 +174,8 @@ class KafkaWorld:
         offsets = {str(p): offset for p, (offset, _) in sorted(places.items())}
         ended = [p for p, (_, over) in sorted(places.items()) if over]
         counts = {"events_consumed": self.events_consumed, "dead_letters": self.dead_letters}
-        return {**self._identity, "offsets": offsets, "ended": ended, **counts}
+        until = {str(p): end for p, end in sorted(self._until.items())}
+        return {**self._identity, "offsets": offsets, "ended": ended, "until": until, **counts}
 
     def seek(self, position: State) -> None:
         self.events_consumed, self.dead_letters = position["events_consumed"], position["dead_letters"]
@@ -167,6 +183,7 @@ class KafkaWorld:
             self._start_over("the checkpoint was made with another cluster, or the topic was made anew since")
             return
         ended = set(position["ended"])
+        self._until = {int(p): end for p, end in position.get("until", {}).items()}
         self._saved = {int(p): (offset, int(p) in ended) for p, offset in position["offsets"].items()}
         with self._lock:
             mine = list(self._offsets)
@@ -266,8 +283,9 @@ class KafkaWorld:
             partition = place.partition
             # A partition that comes back in a rebalance may bring records from where the client was before it.
             if partition in self._buffers and partition not in placed:
-                behind = self._next(partition)
-                self._buffers[partition].extend(record for record in records if record.offset >= behind)
+                behind, until = self._next(partition), self._end(partition)
+                known = [record for record in records if until is None or record.offset < until]
+                self._buffers[partition].extend(record for record in known if record.offset >= behind)
         self._find_wiped()
 
     def _hold_back(self) -> None:
@@ -286,12 +304,23 @@ class KafkaWorld:
         return int(held[-1].offset) + 1 if held else self._offsets.get(partition, 0)
 
     def _end(self, partition: int) -> int | None:
+        """The offset up to which a partition is read, as far as the last fetch knew; None = not fetched yet.
+
+        Of a run that ends at `until`, the first fetch decides: brokers differ in what they answer when asked for the
+        end of a topic, the embedded one counts a batch of records as one.
+        """
+        high = self._high(partition)
+        if high is None or self._most is None:
+            return high
+        return self._until.setdefault(partition, min(high, self._most))
+
+    def _high(self, partition: int) -> int | None:
         """The offset the next record of a partition will get, as the last fetch said; None = not fetched yet."""
         place = TopicPartition(self.topic, partition)
         if place not in self._consumer.assignment():
             return None
-        end = self._consumer.highwater(place)
-        return None if end is None or end < 0 else int(end)
+        high = self._consumer.highwater(place)
+        return None if high is None or high < 0 else int(high)
 
     def _drained(self, partition: int) -> bool:
         """Everything the broker has is in the buffer. The client's position also passes offsets without a record."""
@@ -318,7 +347,10 @@ class KafkaWorld:
     def _over(self) -> bool:
         if self.follow or not self._buffers:
             return False
-        return all(self._ended.get(p) and not held and self._drained(p) for p, held in self._buffers.items())
+        return all(
+            (self._ended.get(p) or p in self._until) and not held and self._drained(p)
+            for p, held in self._buffers.items()
+        )
 
     # --- handing out ---------------------------------------------------------------------------------------------
 
@@ -359,15 +391,16 @@ class KafkaWorld:
     def _bury(self, record: Any, reason: str) -> None:
         self.dead_letters += 1
         letter = wire.dead_letter(reason, record.topic, record.partition, record.offset, record.key, record.value)
-        self._send(self.dead_letter_topic, record.key, wire.encode(letter))
+        key = record.key and record.key[: wire.MAX_BYTES]  # with a longer one the letter might be too long to send
+        self._send(self.dead_letter_topic, key, wire.encode(letter), _marks(record))
 
     def _request_id(self, row: int) -> str:
         waiting = self._requests.get(row)
         return waiting.popleft() if waiting else ""
 
-    def _send(self, topic: str, key: bytes | None, value: bytes) -> None:
+    def _send(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         try:
-            self._producer.send(topic, value, key=key).add_errback(self._note_failure)
+            self._producer.send(topic, value, key=key, headers=list(headers)).add_errback(self._note_failure)
         except KafkaError as error:
             raise self._lost(error) from error
 
@@ -426,7 +459,7 @@ class KafkaWorld:
     def _find_wiped(self) -> None:
         """A broker that lost its log need not complain about an offset behind the end: it may just stay silent."""
         for partition in list(self._buffers):
-            end = self._end(partition)
+            end = self._high(partition)
             offset = self._offsets.get(partition, 0)
             if end is not None and end < offset:
                 self._identity = self._identify()
@@ -481,6 +514,13 @@ class _Listener:
 
 
 AsyncConsumerRebalanceListener.register(_Listener)
+
+
+def _marks(record: Any) -> list[tuple[str, bytes]]:
+    """Headers of a dead letter. Those of the original stay behind, since their size has no bound, but for one."""
+    marks = [(SENT_HEADER, b"%d" % record.timestamp)] if record.timestamp > 0 else []
+    again = [value[:64] for name, value in record.headers or () if name == RETRY_HEADER and value]
+    return marks + [(RETRY_HEADER, value) for value in again[:1]]
 
 
 def _merge(heads: dict[int, list[Any]], count: int) -> list[Any]:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streamrec.data.importers.command import app as data_app
 from streamrec.lifeline import tie_to_parent
+from streamrec.replay import commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(data_app, name="data")
+
 SpecName = Annotated[str, typer.Argument(help="A spec file, or the name of a shipped one (`streamrec specs`).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the spec.")]
 RunDir = Annotated[Path | None, typer.Option(help="Where the run leaves its files. Default: runs/<spec>-<time>.")]
@@ -39,7 +43,10 @@ Columns = Annotated[
     typer.Option("--column", metavar="NAME=EXPR", help="Where a column of the event format comes from in this log."),
 ]
 
+ReplayColumns = commands.Columns
+
 DEFAULT_SERVERS = "127.0.0.1:9092"
+_METRICS = "recall@20,ndcg@20,mrr@20,coverage@20,novelty@20"
 
 
 def main() -> None:
@@ -57,7 +64,7 @@ def main() -> None:
         sys.exit(code)
 
 
-_EXIT = {"BadSpec": 2, "BadLog": 2, "BadHandOver": 2, "BrokerUnavailable": 1, "DemoFailed": 1}
+_EXIT = {"BadSpec": 2, "BadLog": 2, "Refused": 2, "BadHandOver": 2, "BrokerUnavailable": 1, "DemoFailed": 1}
 """Errors that the person at the keyboard can mend, told without a traceback. By name: their modules import torch."""
 
 
@@ -105,23 +112,97 @@ def consume(
 
 @app.command()
 def replay(
-    spec: SpecName = "replay",
-    log: Annotated[Path | None, typer.Option(help="An event log: Parquet, CSV or JSONL, or a folder of them.")] = None,
-    column: Columns = None,
+    log_or_spec: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="LOG|SPEC",
+            help="A log to evaluate policies on: Parquet, CSV, JSONL, a folder, kafka:TOPIC. Or a spec, with --log.",
+        ),
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]WHAT[@WRAPPER[:NUMBER]]",
+            help="baseline:NAME, a run directory, table:FILE, a .toml with [agent], or a class; may be repeated. "
+            "Wrappers: epsilon-greedy, softmax, plackett-luce.",
+        ),
+    ] = None,
+    mode: Annotated[str, typer.Option(help="prequential, frozen or rejection.")] = "prequential",
+    start: Annotated[str | None, typer.Option("--from", help="Score decisions from this time on.")] = None,
+    until: Annotated[str | None, typer.Option(help="Score decisions before this time.")] = None,
+    feedback_delay: Annotated[str, typer.Option(help="When the outcome of a decision may be learned: 10m.")] = "0s",
+    estimators: Annotated[str | None, typer.Option(help="Names with commas, or none. Default: all that fit.")] = None,
+    metrics: Annotated[str, typer.Option(help="Of lists: recall@20,ndcg@20,..., or none.")] = _METRICS,
+    reward: Annotated[str, typer.Option(help="Weights of reactions: click=1,purchase=10.")] = "",
+    reward_range: Annotated[str | None, typer.Option(help="Least and most reward of a slot: 0,11.")] = None,
+    ci: Annotated[str, typer.Option(help="What is independent: session, user or row.")] = "session",
+    interval: Annotated[str, typer.Option(help="session, bootstrap, bernstein or anytime.")] = "session",
+    alpha: Annotated[float, typer.Option(help="1 - level of the intervals.")] = 0.05,
+    items: Annotated[str, typer.Option(help="What may be shown from the start: log, or a table of items.")] = "",
+    slate: Annotated[int, typer.Option(min=1, help="Slots of the log's slates that are looked at.")] = 10,
+    marginal: Annotated[
+        bool, typer.Option("--marginal", help="Propensities are of an item in a slot, whatever stands above.")
+    ] = False,
+    attribution: Annotated[str, typer.Option(help="How long a reaction counts for what was shown.")] = "30m",
+    late: commands.Late = commands.LATE,
+    bound: Annotated[float | None, typer.Option(help="Largest weight: for rejection, or bernstein.")] = None,
+    gamma: Annotated[float, typer.Option(help="Discount per step of a session: pdis, weighted-pdis, ...")] = 1.0,
+    bootstrap_servers: Servers = None,
+    until_offset: Annotated[str, typer.Option(help="kafka: end (an end message) or latest (what is there).")] = "end",
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    log: Annotated[Path | None, typer.Option(help="With a spec: the log of its world.")] = None,
+    column: ReplayColumns = None,
     sets: Sets = None,
-    run_dir: RunDir = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--out", "--run-dir", help="Where the files go. Default: runs/replay-<time>.")
+    ] = None,
     resume: Resume = False,
+    checkpoint: Annotated[str, typer.Option(help="Wall time between checkpoints.")] = "30s",
     seconds: Seconds = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Replay a recorded log: predict, score, then learn."""
-    loaded = _load(spec, sets, seconds)
-    if log is not None:
-        loaded["world"]["path"] = str(log)
-    if column:
-        loaded["world"]["columns"] = _columns(column)
-    _run(loaded, spec, run_dir, resume, as_json, quiet)
+    """Evaluate policies on a recorded log; exit code 2 where no honest number can be given.
+
+    With a spec: ask its policies about every click of --log, score, then learn.
+    """
+    if _is_spec(log_or_spec, log):
+        if policy:
+            raise typer.BadParameter("--policy goes with a log; a spec names its policies itself")
+        name = log_or_spec or "replay"
+        loaded = _load(name, sets, seconds)
+        if log is not None:
+            loaded["world"]["path"] = str(log)
+        if column:
+            loaded["world"]["columns"] = _columns(column)
+        _run(loaded, name, run_dir, resume, as_json, quiet)
+        return
+    if sets or seconds is not None:
+        raise typer.BadParameter("--set and --seconds go with a spec; a log is read to its end")
+    from streamrec.replay.commands import replay_log, settings
+
+    asked = settings(
+        log=log_or_spec or "", policy=policy, mode=mode, start=start, until=until, feedback_delay=feedback_delay,
+        estimators=estimators, metrics=metrics, reward=reward, reward_range=reward_range, ci=ci, interval=interval,
+        alpha=alpha, items=items, slate=slate, marginal=marginal, attribution=attribution, late=late, bound=bound,
+        gamma=gamma,
+        servers=bootstrap_servers or DEFAULT_SERVERS, until_offset=until_offset, seed=seed, column=column,
+    )  # fmt: skip
+    replay_log(asked, run_dir or _new_run_dir("replay"), resume, checkpoint, as_json, quiet)
+
+
+def _is_spec(name: str | None, log: Path | None) -> bool:
+    """A spec: nothing named, a .toml, or the name of a shipped one that is no file here."""
+    from streamrec import spec as specs
+
+    if name is None or log is not None or name.endswith(".toml"):
+        return True
+    return name in specs.shipped() and not Path(name).exists()
+
+
+app.command()(commands.audit)
+app.command()(commands.compare)
+app.command()(commands.plan)
 
 
 @app.command()
@@ -215,7 +296,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="What to measure: simulators, loop, kafka, dqn, warmstart, serving, agents, encoders or continual."
+            help="What to measure: simulators, loop, kafka, dqn, warmstart, serving, ranking, replay, agents, encoders "
+            "or continual; or a study: coverage, own-world."
         ),
     ],
     as_json: Json = False,
@@ -226,13 +308,18 @@ def bench(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="encoders, continual: the folder of the data set.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="agents, encoders: seeds per agent or model.")] = 3,
-    short: Annotated[bool, typer.Option("--short", help="agents: fifty times shorter, to see that it works.")] = False,
+    short: Annotated[
+        bool, typer.Option("--short", help="agents, replay: fifty times shorter, to see that it works.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="agents, encoders: processes at a time.")] = 1,
     device: Annotated[str, typer.Option(help="encoders, continual: where models live, cpu or cuda.")] = "cpu",
     run_dir: RunDir = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure: speed as ratios against a limit or peer of the same run, agents in worlds, encoders on data sets."""
+    if name == "replay":
+        _bench_replay(seconds, short, as_json)
+        return
     if name not in ("agents", "encoders", "continual"):
         from streamrec.bench import measure
 
@@ -260,6 +347,16 @@ def bench(
         print(json.dumps(results))
     else:
         print_agents(results)
+
+
+def _bench_replay(seconds: float, short: bool, as_json: bool) -> None:
+    from streamrec.bench import replay as of_replay
+
+    figures = of_replay.measure(seconds, of_replay.ROWS // (50 if short else 1), 1_000_000 // (50 if short else 1))
+    if as_json:
+        print(json.dumps({"bench": "replay", "threads": 1, **figures}))
+    else:
+        of_replay.as_text(figures)
 
 
 def _folder(data: Path | None, name: str) -> Path:

@@ -6,6 +6,8 @@ valid candidates end in index -1 with log-propensity 0: an empty slot is certain
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Generator, Tensor
 
@@ -13,6 +15,34 @@ from streamrec.records import History
 
 NOTHING = 1 << 30
 """Rank that no candidate has."""
+
+
+@runtime_checkable
+class Probabilistic(Protocol):
+    """An agent that knows how likely it is to choose each candidate: what importance weights are made of."""
+
+    def probabilities(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """How likely each candidate is to be chosen for the next slot; no change of weights, nothing drawn.
+
+        Args:
+            history: of who asks, B rows.
+            items: [B, C] int64 catalogue rows, each once per row.
+            mask: [B, C] bool, what may be chosen: slots above have taken the rest.
+
+        Returns:
+            [B, C] float64, 0 outside the mask; a row sums to 1, or to 0 where nothing may be chosen.
+
+        Raises:
+            streamrec.ope.codes.Refused: `policy_not_probabilistic`, there is no exact answer.
+        """
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """An agent that gives every candidate a score, from which wrappers make probabilities."""
+
+    def scores(self, history: History, items: Tensor, mask: Tensor) -> Tensor:
+        """[B, C], -inf outside the mask; arguments as of `Probabilistic.probabilities`."""
 
 
 def choose(scores: Tensor, k: int, epsilon: float, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -86,6 +116,35 @@ def plackett_luce(scores: Tensor, k: int, temperature: float, generator: Generat
     # What a slot chose from: its own pick, those of the slots below, and what was never picked.
     left = torch.cat([picked, rest], dim=1).flip(1).logcumsumexp(1).flip(1)[:, :-1]
     return index, torch.where(empty, 0.0, picked - left).float()
+
+
+def first_choice(scores: Tensor, epsilon: float, k: int = 1) -> Tensor:
+    """How likely `choose(scores, k, epsilon, ...)` is to take each candidate for its first slot. [B, C] float64.
+
+    What a later slot does is the same with the candidates taken before it at -inf.
+    """
+    valid = scores > -torch.inf
+    out = valid * (epsilon / valid.sum(1, keepdim=True).clamp(min=1).double())
+    if scores.shape[1] == 0:
+        return out
+    best = _best(scores, k)[:, :1]  # of k, as `choose` does: which of equal scores comes first may depend on it
+    return out.scatter_add_(1, best.clamp(min=0), (1.0 - epsilon) * (best >= 0).double())
+
+
+def first_draw(scores: Tensor, temperature: float) -> Tensor:
+    """How likely `plackett_luce(scores, k, temperature, ...)` is to take each candidate first. [B, C] float64."""
+    if temperature <= 0.0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    logits = scores.double() / temperature
+    return torch.softmax(logits, dim=1).nan_to_num(nan=0.0)  # a row without any candidate is NaN throughout
+
+
+def unseen(mask: Tensor, items: Tensor, seen: Tensor | None) -> Tensor:
+    """`mask` [B, C] without the candidates `items` [B, C] that are among `seen` [B, L]; None = as it is."""
+    if seen is not None:
+        for column in seen.unbind(1):
+            mask = mask & (items != column.unsqueeze(1))
+    return mask
 
 
 def without_repeats(left: Tensor, k: int, generator: Generator, taken: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,9 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "consume", "replay", "produce", "doctor", "bench"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "train", "consume", "replay", "audit", "compare", "plan", "data", "produce", "doctor", "bench"]
+)
 def test_every_verb_has_help(verb: str, tmp_path: Path) -> None:
     assert "Usage" in streamrec(verb, "--help", cwd=tmp_path).stdout
 
@@ -49,6 +51,11 @@ def test_every_verb_has_help(verb: str, tmp_path: Path) -> None:
         (["train", "--resume"], "--resume needs --run-dir"),
         (["bench", "nothing"], "there is no benchmark 'nothing'"),
         (["replay", "--log", "missing.parquet"], "missing.parquet"),
+        (["replay", "missing.parquet"], "expected a log file here"),
+        (["replay", "--policy", "baseline:popular"], "--policy goes with a log"),
+        (["audit", "missing.parquet"], "expected a log file here"),
+        (["compare", "a", "b"], "a is no report"),
+        (["plan", "missing.parquet", "--width", "0.1"], "expected a log file here"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_was_meant(tmp_path: Path, arguments: list[str], message: str) -> None:

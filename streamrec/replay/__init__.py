@@ -1,0 +1,1 @@
+"""Replay evaluation: what policies would have shown and earned, from a log of what was shown."""
