@@ -33,6 +33,10 @@ A decision, on the topic `streamrec.decisions`, keyed by the user id too:
     {"v":1,"reason":"Expected `str`, got `int` - at `$.user`","topic":"streamrec.events","partition":0,"offset":42,
      "key":"u1","value":"{\\"user\\":1}"}
 
+Its header `streamrec-sent` has the timestamp of the original in milliseconds. `streamrec dlq retry` sends what can be
+read by now again, with a header `streamrec-retry`, and remembers in the topic `streamrec.dead-letters.retried` what it
+sent.
+
 Bytes that are no UTF-8 stand there in base64, under `key64` and `value64` instead of `key` and `value`.
 
 With a standard client:

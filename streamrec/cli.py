@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumers.commands_dead_letters import app as dead_letters_app
+from consumers.commands_events import app as events_app
 from streamrec.data.importers.command import app as data_app
 from streamrec.lifeline import tie_to_parent
 from streamrec.replay import commands
@@ -29,6 +31,8 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.add_typer(events_app, name="events")
+app.add_typer(dead_letters_app, name="dlq")
 
 SpecName = Annotated[str, typer.Argument(help="A spec file, or the name of a shipped one (`streamrec specs`).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the spec.")]

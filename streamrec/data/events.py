@@ -19,6 +19,7 @@ of another kind with that `slate` are the reactions. A folder of files `part-*.p
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import os
@@ -87,17 +88,28 @@ def validate(path: Path | str, columns: Mapping[str, str] | None = None, limit: 
     """
     faults: Counter[str] = Counter()
     examples: list[str] = []
-    rows = 0
-    for part in _parts(Path(path).expanduser()):
 
-        def count(fault: Fault, first: int, file: Format = part) -> None:
-            faults[fault.reason] += int(fault.bad.sum())
-            if len(examples) < limit:
-                examples.append(str(_error(file, fault, first)))
+    def count(file: Format, fault: Fault, first: int) -> None:
+        faults[fault.reason] += int(fault.bad.sum())
+        if len(examples) < limit:
+            examples.append(str(_error(file, fault, first)))
 
-        for batch in _checked(part, _resolve(part, columns or {}), 65_536, 0, count):
-            rows += batch.num_rows
+    rows = sum(checked(path, columns, count))
     return {"rows": rows, "faults": dict(faults), "examples": examples}
+
+
+def checked(
+    path: Path | str, columns: Mapping[str, str] | None, report: Callable[[Format, Fault, int], None]
+) -> Iterator[int]:
+    """Rows per batch of a log; what is wrong with them goes to `report`, with its file and the batch's first row.
+
+    Raises:
+        BadLog: if the file cannot be read at all, or its columns are not as they must be.
+    """
+    for part in _parts(Path(path).expanduser()):
+        note = functools.partial(report, part)
+        for batch in _checked(part, _resolve(part, columns or {}), 65_536, 0, note):
+            yield batch.num_rows
 
 
 def _parts(path: Path) -> list[Format]:
