@@ -151,6 +151,9 @@ def replay(
     late: commands.Late = commands.LATE,
     bound: Annotated[float | None, typer.Option(help="Largest weight: for rejection, or bernstein.")] = None,
     gamma: Annotated[float, typer.Option(help="Discount per step of a session: pdis, weighted-pdis, ...")] = 1.0,
+    allow_sampled: Annotated[
+        bool, typer.Option("--allow-sampled", help="Rank also where requests bring candidates of their own.")
+    ] = False,
     bootstrap_servers: Servers = None,
     until_offset: Annotated[str, typer.Option(help="kafka: end (an end message) or latest (what is there).")] = "end",
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
@@ -189,7 +192,7 @@ def replay(
         log=log_or_spec or "", policy=policy, mode=mode, start=start, until=until, feedback_delay=feedback_delay,
         estimators=estimators, metrics=metrics, reward=reward, reward_range=reward_range, ci=ci, interval=interval,
         alpha=alpha, items=items, slate=slate, marginal=marginal, attribution=attribution, late=late, bound=bound,
-        gamma=gamma,
+        gamma=gamma, allow_sampled=allow_sampled,
         servers=bootstrap_servers or DEFAULT_SERVERS, until_offset=until_offset, seed=seed, column=column,
     )  # fmt: skip
     replay_log(asked, run_dir or _new_run_dir("replay"), resume, checkpoint, as_json, quiet)

@@ -127,7 +127,7 @@ class LogWorld:
             value=torch.from_numpy(rows["value"]),
             decision=-_numbers(rows["slate"], 52, _TICKET),
             slot=torch.from_numpy(rows["slot"]),
-            session=_numbers(rows["session"], 63, 0),
+            session=session_keys(rows["session"]),
             shown=torch.zeros(size, self.slate, dtype=torch.int64),
         )
 
@@ -222,6 +222,11 @@ def _continues(rows: _Columns) -> NDArray[np.bool_]:
     out = np.zeros(len(part), dtype=bool)
     out[1:] = part[1:] & part[:-1] & (slate[1:] == slate[:-1])
     return out
+
+
+def session_keys(text: NDArray[np.object_]) -> Tensor:
+    """[rows] int64, `Events.session` of the names of sessions; 0 for ""."""
+    return _numbers(text, 63, 0)
 
 
 def _numbers(text: NDArray[np.object_], bits: int, offset: int) -> Tensor:

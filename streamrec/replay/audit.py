@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from streamrec.data.events import read, validate
+from streamrec.data.logs import session_keys
 from streamrec.ope import judging
 from streamrec.ope.codes import (
     BAD_PROPENSITY,
@@ -29,7 +30,8 @@ from streamrec.ope.codes import (
 )
 from streamrec.ope.keys import DistinctKeys, mix
 from streamrec.ope.propensities import Propensities
-from streamrec.records import Kind
+from streamrec.records import POSITIVE, Kind
+from streamrec.replay.lengths import Lengths
 from streamrec.replay.traces import Floats, Traces, hashed
 
 CHUNK = 65_536
@@ -73,6 +75,7 @@ class Audit:
         self.rows = 0
         self.first, self.last = math.inf, -math.inf
         self.users, self.items, self.sessions = DistinctKeys(), DistinctKeys(), DistinctKeys()
+        self.lengths = Lengths()
         self.slates = 0
         self.counts = dict.fromkeys(("disorder", "late", "ties", "duplicates", "orphans", "early", "unnamed", "cut"), 0)
         self.worst_late = 0.0
@@ -122,6 +125,7 @@ class Audit:
         named = frame["item"].to_numpy() != ""
         self.items.add(mix(hashed(frame["item"].to_numpy()[named])))
         session = frame["session"].to_numpy()
+        self.lengths.add(session_keys(session[np.isin(kind, [int(one) for one in POSITIVE])].astype(object)))
         self.counts["unnamed"] += int((session == "").sum())
         self.sessions.add(mix(hashed(session[session != ""])))
         self._repeated(frame, kind, time, user)

@@ -132,7 +132,7 @@ class Jury:
             p, rows, dtype=torch.float64
         )  # by policy and item: probability, summed over slots judged
         self.shown = torch.zeros(rows, dtype=torch.float64)  # slots judged in which the item was shown
-        self.counts = {"cold": 0, "judged": 0, "named": 0, "sessionless": 0}
+        self.counts = {"cold": 0, "judged": 0, "named": 0, "sessionless": 0, "sampled": 0}
         self._waiting = torch.zeros(users, dtype=torch.bool)
         self._asking: History | None = None
         self._lists = torch.zeros(0, p, 0, dtype=torch.int64)
@@ -174,6 +174,7 @@ class Jury:
                 FUTURE_LEAK, "a request is older than rewards that were learned: sort the log, or allow --late"
             )
         ballots = self._ballots(history, shown, asked)
+        self.counts["sampled"] += self._sampled(asked)
         rows = torch.nonzero(ballots.known.any(1) & ballots.scored).squeeze(1)
         wide = asked.offer.shape[1] or self.catalog.size
         for part in torch.split(rows, max(1, AT_ONCE // max(wide, 1))):
@@ -204,6 +205,11 @@ class Jury:
             heard=heard,
             total=total,
         )
+
+    def _sampled(self, asked: Events) -> int:
+        """Requests that brought candidates of their own, fewer than there are items to choose from."""
+        offered = (asked.offer > 0).sum(1)
+        return int(((offered > 0) & (offered < int(self.catalog.available.sum()))).sum())
 
     def _popular(self, history: History, shown: Decision) -> tuple[Tensor, Tensor, Tensor]:
         """How popular what is listed and what was shown had become strictly before the requests."""

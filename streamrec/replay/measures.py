@@ -22,6 +22,7 @@ from streamrec.records import Rows, Transition
 from streamrec.replay.fingerprint import Fingerprint
 from streamrec.replay.jury import Ballots, Jury
 from streamrec.replay.learning import pack
+from streamrec.replay.lengths import Lengths
 from streamrec.replay.policies import LOGGED
 from streamrec.replay.rejection import Rejecting
 from streamrec.replay.reward_model import RewardTable
@@ -33,7 +34,7 @@ SEQUENCES = ("pdis", "weighted_pdis", "sequential_dr")
 """Estimators of what a session earns; they need propensities given the slots above."""
 
 PLACES = ("1", "2", "3-5", "6-10", "11+")
-"""Labels of the place of a click in its session."""
+"""Labels of the place of a click in its session, and of the number of clicks in a session."""
 
 SEGMENTS: dict[str, tuple[str, ...]] = {
     "place": PLACES,
@@ -41,9 +42,11 @@ SEGMENTS: dict[str, tuple[str, ...]] = {
     "user": ("new", "known"),
     "item": ("new", "known"),
     "repeat": ("no", "yes"),
+    "session_length": PLACES,
 }
-"""Segment -> labels. `popularity` is the tenth of the items by clicks so far that the target is in, 10 = the top;
-`item` and `repeat` are about the target too: seen before by anybody, in this user's window."""
+"""Segment -> labels. `session_length`: of files that name every session, known from the audit. `popularity` is the
+tenth of the items by clicks so far that the target is in, 10 = the top; `item` and `repeat` are about the target too:
+seen before by anybody, in this user's window."""
 
 Q_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 """Bins of q over the mean reward, for its calibration; below the first and above the last are bins too."""
@@ -87,6 +90,7 @@ class Measures:
         max_weight, clip, lam: see `Accumulator`.
         gamma, timeout_s: see `SequenceAccumulator`.
         buckets: hash buckets of sessions.
+        lengths: of the log's sessions, None = not known.
         independent: decisions are taken as independent of each other.
     """
 
@@ -105,8 +109,10 @@ class Measures:
         gamma: float = 1.0,
         timeout_s: float = 7200.0,
         buckets: int = 4096,
+        lengths: Lengths | None = None,
         independent: bool = False,
     ) -> None:
+        self.lengths = lengths
         self.jury, self.catalog, self.rewards, self.independent = jury, catalog, rewards, independent
         of_slots, of_slates, of_sequences = (
             [n for n in estimators if n in kind] for kind in (NAMES, SLATES, SEQUENCES)
@@ -209,7 +215,13 @@ class Measures:
         place = torch.bucketize(history.in_session, torch.tensor([0, 1, 4, 9]))
         known = (history.items > 0).any(1).long()
         of_target = [torch.where(one, number, -1) for number in (decile, heard, repeat)]
-        return torch.stack([place, of_target[0], known, *of_target[1:]], dim=1)
+        return torch.stack([place, of_target[0], known, *of_target[1:], self._length(ballots.session)], dim=1)
+
+    def _length(self, session: Tensor) -> Tensor:
+        if self.lengths is None:
+            return torch.full_like(session, -1)
+        many = self.lengths.of(session)
+        return torch.where(many > 0, torch.bucketize(many, torch.tensor([1, 2, 5, 10])), -1)
 
     def _sign(self, seen: Seen) -> None:
         row, slot = torch.nonzero(seen.slate > 0, as_tuple=True)

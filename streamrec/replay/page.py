@@ -211,11 +211,14 @@ def _segments(figures: Figures) -> str:
         return ""
     titles = {
         "place": "by place of the click in its session",
+        "session_length": "by number of clicks in the session",
         "popularity": "by tenth of the items by popularity of what was liked, 10 the most popular",
     }
     plots = []
     for segment, title in titles.items():
         labels = list(dict.fromkeys(label for row in figures["segments"].values() for label in row[segment]))
+        if not labels:
+            continue
         labels.sort(key=_label)
         names = {float(at): label for at, label in enumerate(labels)}
         series = [

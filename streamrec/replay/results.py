@@ -18,6 +18,7 @@ from streamrec.ope.codes import (
     NO_PROPENSITY,
     ONE_DECISION,
     POLICY_NOT_PROBABILISTIC,
+    SAMPLED_METRICS,
     Refused,
     Warned,
 )
@@ -204,7 +205,14 @@ def lists_of(replay: Replay, name: str) -> dict[str, Estimate]:
     metrics = replay.measures.lists.get(name)
     if metrics is None or metrics.rows == 0:
         return {}
-    return metrics.result(replay.settings.alpha, int(replay.catalog.available.sum()))
+    found = metrics.result(replay.settings.alpha, int(replay.catalog.available.sum()))
+    if replay.jury.counts["sampled"] and not replay.settings.allow_sampled:
+        return dict.fromkeys(found, _refused(SAMPLED_METRICS, _sampled(replay)))
+    return found
+
+
+def _sampled(replay: Replay) -> str:
+    return f"{replay.jury.counts['sampled']:,} requests brought candidates of their own, not the whole catalogue"
 
 
 # --- beside them -----------------------------------------------------------------------------------------------------
@@ -213,6 +221,8 @@ def lists_of(replay: Replay, name: str) -> dict[str, Estimate]:
 def _segments(replay: Replay) -> Figures:
     """policy -> segment -> label -> metric -> figures."""
     told: Figures = {}
+    if replay.jury.counts["sampled"] and not replay.settings.allow_sampled:
+        return told
     for name, metrics in replay.measures.lists.items():
         if metrics is not None and metrics.rows:
             told[name] = {
@@ -305,6 +315,9 @@ def _general(replay: Replay) -> list[Warned]:
     if lost > DROPPED_SHARE * max(replay.measures.fingerprint.rows, 1):
         text = ", ".join(f"{many} {cause}" for cause, many in ledger.items() if many)
         found.append(Warned.of(DROPPED_ROWS, text))
+    if replay.jury.counts["sampled"] and replay.settings.allow_sampled:
+        text = f"lists are sampled, and not comparable with rankings of a whole catalogue: {_sampled(replay)}"
+        found.append(Warned(SAMPLED_METRICS, text))
     return found + ([] if replay.audit is None else replay.audit.warned)
 
 

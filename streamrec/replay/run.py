@@ -128,6 +128,7 @@ class Replay:
             settings.lam,
             settings.gamma,
             max(SESSION_S, settings.gap_s + 2 * settings.attribution_s),
+            lengths=None if self.audit is None or self.audit.counts["unnamed"] else self.audit.lengths,
             independent=settings.cluster == "row",
         )
         late_s = settings.late_s if self.audit is None else self.audit.worst_late

@@ -54,6 +54,7 @@ class Settings:
             slate); of slots, for the interval "bernstein", which needs it.
         clip, lam: see `Accumulator`.
         gamma: discount per step of a session, for `SEQUENCES`.
+        allow_sampled: rank also where requests bring candidates of their own, and say so in the report.
         update_every: decisions per learning step.
         users: most users held at once; None = as many as the log has, at most 131,072. The longest idle make room.
         capacity: most items; None = as many as the log has.
@@ -88,6 +89,7 @@ class Settings:
     clip: float = 10.0
     lam: float = 50.0
     gamma: float = 1.0
+    allow_sampled: bool = False
     update_every: int = 256
     users: int | None = None
     capacity: int | None = None

@@ -127,3 +127,12 @@ def test_settings_that_are_none_are_refused(cluster: str) -> None:
         jury(Lister(), cluster=cluster)
     with pytest.raises(ValueError, match="different names"):
         jury()
+
+
+def test_requests_with_candidates_of_their_own_are_counted_as_sampled() -> None:
+    made = jury(Wide())
+    who, events = asked(3)
+    offers = replace(events, offer=torch.tensor([[1, 2], [1, 0], [0, 0]]))
+    made.act(who)
+    made.cast(past(who, [[1, 2]] * 3), offers)
+    assert made.counts["sampled"] == 2

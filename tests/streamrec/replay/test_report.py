@@ -20,11 +20,12 @@ from streamrec.replay.compare import compare
 from streamrec.replay.drawings import against, bars, forest, strip
 from streamrec.replay.page import page
 from streamrec.replay.plan import planned
+from streamrec.replay.results import results
 from streamrec.replay.run import Replay
 from streamrec.replay.settings import Settings
 from streamrec.replay.store import load, save
 from streamrec.replay.tables import print_report
-from tests.streamrec.replay.logs import ITEMS, items_file, saved, slates
+from tests.streamrec.replay.logs import ITEMS, clicks, items_file, saved, slates
 
 
 def settings(folder: Path, name: str = "log", **more: Any) -> Settings:
@@ -232,3 +233,18 @@ def test_columns_can_be_mapped(folder: Path, tmp_path: Path) -> None:
     out = report(asked, tmp_path / "out")
     mine = json.loads((out / "report.json").read_text())["policies"]["random"]["dr"]["value"]
     assert mine == pytest.approx(figures(folder)["policies"]["random"]["dr"]["value"], rel=1e-6)
+
+
+def test_sampled_rankings_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    log = saved(tmp_path / "log.parquet", clicks(200))
+    for allowed in (False, True):
+        settings = Settings(log=log, metrics=["ndcg"], ks=[5], estimators=[], allow_sampled=allowed)
+        replay = Replay(settings, tmp_path / str(allowed))
+        assert replay.run()
+        replay.jury.counts["sampled"] = 7
+        told = results(replay)
+        figure = told["policies"]["popular"]["ndcg@5"]
+        assert (figure["value"] is None) == (not allowed)
+        assert bool(told["segments"]) == allowed
+        said = told["warnings"].get("sampled_metrics", "") if allowed else str(figure["refused"])
+        assert "7 requests brought candidates of their own" in said
