@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamrec.catalog import Catalog
-from streamrec.evaluation.lists import ListMetrics, Popularity
+from streamrec.evaluation.lists import Popularity
 from streamrec.ope.accumulator import NAMES, Accumulator
 from streamrec.ope.sequences.accumulator import SequenceAccumulator
 from streamrec.ope.slates.accumulator import SlateAccumulator
@@ -26,27 +26,13 @@ from streamrec.replay.lengths import Lengths
 from streamrec.replay.policies import LOGGED
 from streamrec.replay.rejection import Rejecting
 from streamrec.replay.reward_model import RewardTable
+from streamrec.replay.segments import SEGMENTS, list_metrics
 
 SLATES = ("sips", "iips", "rips", "pi", "cascade_dr")
 """Estimators of what a slate earns; `iips` and `pi` need marginal propensities, others those given the slots above."""
 
 SEQUENCES = ("pdis", "weighted_pdis", "sequential_dr")
 """Estimators of what a session earns; they need propensities given the slots above."""
-
-PLACES = ("1", "2", "3-5", "6-10", "11+")
-"""Labels of the place of a click in its session, and of the number of clicks in a session."""
-
-SEGMENTS: dict[str, tuple[str, ...]] = {
-    "place": PLACES,
-    "popularity": ("never", *(str(tenth) for tenth in range(1, 11))),
-    "user": ("new", "known"),
-    "item": ("new", "known"),
-    "repeat": ("no", "yes"),
-    "session_length": PLACES,
-}
-"""Segment -> labels. `session_length`: of files that name every session, known from the audit. `popularity` is the
-tenth of the items by clicks so far that the target is in, 10 = the top; `item` and `repeat` are about the target too:
-seen before by anybody, in this user's window."""
 
 Q_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 """Bins of q over the mean reward, for its calibration; below the first and above the last are bins too."""
@@ -66,6 +52,7 @@ class Seen(Rows):
     slot_logp: Tensor  # [B, K] float32
     rewards: Tensor  # [B, K] float32
     liked: Tensor  # [B, K] bool
+    history: Tensor  # [B, L] int64, what the user had liked before, for calibration; L = 0: not asked for
     lists: Tensor  # [B, P, D] int64
     listable: Tensor  # [B] bool, counts for the lists
     labels: Tensor  # [B, S] int64, numbers of labels in the order of `SEGMENTS`
@@ -112,7 +99,7 @@ class Measures:
         lengths: Lengths | None = None,
         independent: bool = False,
     ) -> None:
-        self.lengths = lengths
+        self.lengths, self._calibrated = lengths, "calibration" in metrics
         self.jury, self.catalog, self.rewards, self.independent = jury, catalog, rewards, independent
         of_slots, of_slates, of_sequences = (
             [n for n in estimators if n in kind] for kind in (NAMES, SLATES, SEQUENCES)
@@ -132,7 +119,7 @@ class Measures:
         rejecting = [member.name for member in jury.members if isinstance(member.learner, Rejecting)]
         self.lived = {name: Accumulator([], buckets, reward_range) for name in rejecting}
         self.lists = {
-            name: ListMetrics(ks, metrics, catalog.capacity, SEGMENTS, buckets=buckets) if metrics else None
+            name: list_metrics(ks, metrics, catalog.category.numpy(), buckets) if metrics else None
             for name in jury.names
         }
         self.fingerprint = Fingerprint(catalog)
@@ -197,6 +184,7 @@ class Measures:
             slot_logp=transition.shown.slot_logp,
             rewards=transition.rewards,
             liked=liked,
+            history=history.items.long() if self._calibrated else history.items[:, :0].long(),
             lists=transition.wanted.shadow,
             listable=~first,
             labels=self._labels(transition, ballots, liked),
@@ -340,6 +328,7 @@ class Measures:
                     session,
                     offsets=offsets,
                     popularity=self._popularity(seen.ballots, number) if self.jury.depth else None,
+                    history=seen.history.numpy() if seen.history.shape[1] else None,
                     segments=segments,
                 )
 

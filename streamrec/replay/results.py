@@ -25,9 +25,10 @@ from streamrec.ope.codes import (
 from streamrec.ope.estimate import Estimate
 from streamrec.ope.paired import paired
 from streamrec.ope.valuing import ClusterInterval
-from streamrec.replay.measures import Q_EDGES, SEGMENTS
+from streamrec.replay.measures import Q_EDGES
 from streamrec.replay.policies import BASELINES, LOGGED
 from streamrec.replay.run import Replay
+from streamrec.replay.segments import SEGMENTS
 
 SCHEMA = 1
 """Version of the layout of report.json."""

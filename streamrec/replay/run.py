@@ -22,7 +22,7 @@ from streamrec.build import BadSpec, build
 from streamrec.catalog import Catalog
 from streamrec.data.events import read
 from streamrec.data.logs import LogWorld
-from streamrec.evaluation.lists.names import POPULARITY
+from streamrec.evaluation.lists.names import NEED_CATEGORIES, POPULARITY
 from streamrec.loop import Loop
 from streamrec.ope.codes import NO_PROPENSITY, TIME_DISORDER, Refused
 from streamrec.ports import Agent, Meter, State, World
@@ -187,7 +187,18 @@ class Replay:
                 named = pd.unique(frame["item"])
                 self.catalog.see(self.catalog.rows([item for item in named if item]))
         elif self.settings.items:
-            self.catalog.see(self.catalog.rows(_items(Path(self.settings.items))))
+            table = _items(Path(self.settings.items))
+            rows = self.catalog.rows(table["item"].tolist())
+            self.catalog.see(rows)
+            if "category" in table:
+                codes, _ = pd.factorize(table["category"])  # -1 = none
+                self.catalog.describe(rows, category=torch.from_numpy(codes.astype(np.int64) + 1))
+        lacking = [] if bool(self.catalog.category.any()) else sorted(NEED_CATEGORIES & set(self.settings.metrics))
+        if lacking:
+            raise BadSpec(
+                f"{' and '.join(lacking)}: needs the categories of items: give --items a table with the columns item "
+                "and category"
+            )
 
     def _members(self) -> list[Member]:
         settings = self.settings
@@ -336,14 +347,15 @@ class Unusable(Refused):
         self.code, self.found = code, text
 
 
-def _items(path: Path) -> list[str]:
-    """The items of a table, .csv or .parquet with a column `item`."""
+def _items(path: Path) -> pd.DataFrame:
+    """A table of items, .csv or .parquet: the column `item`, each once, and `category` if it has that."""
     if not path.is_file():
         raise BadSpec(f"--items takes log, or a table of items, .csv or .parquet; there is no file {path}")
-    frame = pd.read_parquet(path, columns=["item"]) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+    frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
     if "item" not in frame:
         raise BadSpec(f"--items {path} must have a column item, it has {', '.join(frame.columns)}")
-    return [str(item) for item in pd.unique(frame["item"].dropna())]
+    frame = frame[[name for name in ("item", "category") if name in frame]]
+    return frame.dropna(subset="item").astype({"item": str}).drop_duplicates("item")
 
 
 def _above(number: float) -> int:

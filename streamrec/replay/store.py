@@ -8,14 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from streamrec import checkpoint
 from streamrec.build import BadSpec
 from streamrec.evaluation.lists import ListMetrics
 from streamrec.ope.accumulator import Accumulator
-from streamrec.replay.measures import SEGMENTS
 from streamrec.replay.policies import LOGGED
 from streamrec.replay.results import SCHEMA, results
 from streamrec.replay.run import Replay
+from streamrec.replay.segments import list_metrics
 from streamrec.replay.settings import Settings, settings_of
 
 REPORT, PAGE, SUMS = "report.json", "report.html", "sums"
@@ -95,7 +97,7 @@ def _values(names: list[str], settings: Settings) -> Accumulator:
 
 
 def _lists(items: int, settings: Settings) -> ListMetrics:
-    return ListMetrics(settings.ks, settings.metrics, items, SEGMENTS, buckets=4096)
+    return list_metrics(settings.ks, settings.metrics, np.zeros(items + 1, dtype=np.int64))
 
 
 def _write(path: Path, text: str) -> None:

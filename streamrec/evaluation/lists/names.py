@@ -36,6 +36,9 @@ EXPOSURE: dict[str, Callable[[Ints, int], float]] = {"coverage": exposure.covera
 POPULARITY = {"novelty", "arp", "arp_share", "tail_share", "serendipity"}
 """Metrics that need counts as of the row's time."""
 
+NEED_CATEGORIES = {"ild", "calibration"}
+"""Metrics that need to know the categories of items; `ild` is content with features."""
+
 
 def check_names(ks: Sequence[int], metrics: Sequence[str], features: bool, categories: bool) -> None:
     """Raises ValueError for an unknown metric, a k below 1, or a metric that lacks features or categories."""

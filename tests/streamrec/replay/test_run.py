@@ -16,7 +16,7 @@ from streamrec.build import BadSpec
 from streamrec.ope.codes import Refused
 from streamrec.replay.run import Replay
 from streamrec.replay.settings import Settings, settings_of
-from streamrec.replay.store import check_baselines, save
+from streamrec.replay.store import check_baselines, load, save
 from tests.streamrec.replay.logs import ITEMS, clicks, items_file, saved, slates
 from tests.streamrec.replay.test_probabilities import Lister
 
@@ -322,3 +322,17 @@ def test_what_makes_no_sense_is_refused(folder: Path, wrong: dict[str, Any], mes
 def test_settings_are_read_again_as_they_were(folder: Path) -> None:
     settings = asked(folder, "one", reward_range=(0.0, 2.0), reward={"click": 2.0})
     assert settings_of(settings.as_json()) == settings
+
+
+def test_diversity_and_calibration_need_categories(folder: Path, tmp_path: Path) -> None:
+    wanted = {"metrics": ["ild", "calibration", "serendipity", "gini", "map"], "estimators": []}
+    with pytest.raises(BadSpec, match="categories of items: give --items a table"):
+        Replay(asked(folder, "clicks", **wanted), tmp_path / "none")
+    table = pd.DataFrame({"item": [f"i{at}" for at in range(ITEMS)], "category": ["a", "b"] * (ITEMS // 2)})
+    table.to_csv(tmp_path / "items.csv", index=False)
+    told = figures(asked(folder, "clicks", items=str(tmp_path / "items.csv"), **wanted), tmp_path / "out")
+    drawn = told["policies"]["random"]
+    # Of three out of four and four, all alike with chance 1 / 7, else two of the three pairs differ.
+    assert drawn["ild@3"]["low"] < 6 / 7 * 2 / 3 < drawn["ild@3"]["high"]
+    assert drawn["calibration@3"]["value"] > 0.0
+    assert load(tmp_path / "out")[3]["random"].result(0.05, ITEMS)["ild@3"].value == drawn["ild@3"]["value"]
