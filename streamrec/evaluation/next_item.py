@@ -14,8 +14,8 @@ from streamrec.models.next_item import CausalEncoder, NextItem
 from streamrec.nn.products import linear
 from streamrec.records import History
 
-SCORES_AT_ONCE = 2_097_152
-"""Scores held at a time (8 MiB of float32)."""
+SCORES_AT_ONCE = 4_194_304
+"""Scores held at a time (16 MiB of float32)."""
 
 CLICKS_AT_ONCE = 131_072
 """Clicks whose states are held at a time."""
@@ -228,12 +228,23 @@ def _without(scores: Tensor, known: Tensor | None, seen: Tensor | None) -> Tenso
 
 
 def _ranks(scores: Tensor, which: Tensor, target: Tensor) -> Tensor:
-    """[q] float32: how many items but row 0 are not scored below the target; inf for a target that is not ranked."""
-    theirs = scores[:, 1:].index_select(0, which)
-    own = theirs.gather(1, target.unsqueeze(1) - 1)
-    below = torch.lt(theirs, own, out=torch.empty_like(theirs)).sum(1)  # numbers, since sums of bool are slow
-    ranked = own.squeeze(1) > -torch.inf
-    return torch.where(ranked, theirs.shape[1] - below, torch.inf)
+    """[q] float32: how many items but row 0 are not scored below the target; inf for a target that is not ranked.
+
+    `which` [q], the row of `scores` asked about, never falls, and every row is asked about.
+    """
+    own, theirs = scores[which, target], scores[:, 1:]
+    first = torch.ones_like(which, dtype=torch.bool)
+    first[1:] = which[1:] != which[:-1]
+    below = torch.empty_like(own)
+    below[first] = _below(theirs, own[first], torch.empty_like(theirs))
+    if not bool(first.all()):  # rows that are asked about again are copied, the others are not
+        again = theirs.index_select(0, which[~first])
+        below[~first] = _below(again, own[~first], again)
+    return torch.where(own > -torch.inf, theirs.shape[1] - below, torch.inf)
+
+
+def _below(scores: Tensor, own: Tensor, out: Tensor) -> Tensor:
+    return torch.lt(scores, own.unsqueeze(1), out=out).sum(1)  # numbers, since sums of bool are slow
 
 
 class _Sums:

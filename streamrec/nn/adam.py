@@ -19,10 +19,12 @@ class Adam:
 
     Args:
         parameters: pairs of name and parameter, as `nn.Module.named_parameters` gives them.
-        learning_rate: may be set anew between steps, for schedules.
+        learning_rate: at its highest; may be set anew between steps.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of their squares; the authors of SASRec took .98.
         eps: added to the root of that mean.
+        warmup: steps in which the learning rate rises from 0.
+        steps: all that will be made: the learning rate falls in a straight line until it is 0 then. None = it stays.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -35,14 +37,19 @@ class Adam:
         beta1: float = 0.9,
         beta2: float = 0.98,
         eps: float = 1e-8,
+        warmup: int = 0,
+        steps: int | None = None,
     ) -> None:
         if learning_rate <= 0.0:
             raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         for name, beta in (("beta1", beta1), ("beta2", beta2)):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {beta}")
+        if warmup < 0 or (steps is not None and steps <= warmup):
+            raise ValueError(f"expected 0 <= warmup < steps, got warmup={warmup}, steps={steps}")
         self.parameters = dict(parameters)
         self.learning_rate = learning_rate
+        self.warmup, self.steps = warmup, steps
         self._adam = torch.optim.Adam(self.parameters.values(), learning_rate, (beta1, beta2), eps, fused=True)
 
     def zero_grad(self) -> None:
@@ -54,10 +61,18 @@ class Adam:
         for parameter in self.parameters.values():
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()
-        self._adam.param_groups[0]["lr"] = self.learning_rate
+        self._adam.param_groups[0]["lr"] = self.learning_rate * self._share()
         self._adam.step()
         # The fused step does not say that it changed anything, and carried states go by that.
         torch.autograd.graph.increment_version(list(self.parameters.values()))
+
+    def _share(self) -> float:
+        """Of the learning rate, in the step that comes now. Moments know how many steps were made."""
+        if not self.warmup and self.steps is None:
+            return 1.0
+        now = 1 + max((int(moments["step"]) for moments in self._adam.state.values()), default=0)
+        rise = min(1.0, now / self.warmup) if self.warmup else 1.0
+        return rise if self.steps is None else rise * max(0.0, 1.0 - now / self.steps)
 
     def state_dict(self) -> State:
         """Copies of the moments by parameter name."""

@@ -24,12 +24,29 @@ class Frozen:
         if not len(self.table) or self.table[-1] == 0:
             raise ValueError("no item was counted yet: call count(items) before draw")
         self.last = torch.searchsorted(self.table, self.table[-1:])
+        self._guide: Tensor | None = None  # item at the beginning of each of `_PLACES` equal parts, and at the end
 
     def draw(self, n: int, generator: Generator) -> Tensor:
         """`n` items with replacement, [n] int64."""
         point = torch.rand(n, dtype=torch.float64, generator=generator, device=generator.device).to(self.table.device)
+        if n < _PLACES:
+            return self._at(point)
+        if self._guide is None:
+            self._guide = self._at(torch.arange(_PLACES + 1, dtype=torch.float64, device=self.table.device) / _PLACES)
+        # Most parts lie within one item: for these there is nothing to search (the guide table of Chen & Asau 1974).
+        part = (point * _PLACES).long()
+        items = self._guide.index_select(0, part)
+        torn = (self._guide.index_select(0, part + 1) != items).nonzero().squeeze(1)
+        return items.index_copy_(0, torn, self._at(point.index_select(0, torn)))
+
+    def _at(self, point: Tensor) -> Tensor:
+        """Items at points between 0 and 1."""
         # Rounding can put a point on the total, behind every item.
         return torch.minimum(torch.searchsorted(self.table, point * self.table[-1], right=True), self.last)
+
+
+_PLACES = 131_072
+"""Parts of the guide table."""
 
 
 class Popularity(nn.Module):

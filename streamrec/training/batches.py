@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Generator, Tensor
 
+from streamrec.data.sequences import Sequences
 from streamrec.nn.optimiser import Optimiser
 
 
@@ -44,6 +45,24 @@ def in_batches(order: Tensor, size: int, generator: Generator | None) -> Iterato
         order = order[shuffled.to(order.device)]
     for start in range(0, len(order), size):
         yield order[start : start + size]
+
+
+def pieces(sequences: Sequences, length: int, generator: Generator) -> Sequences:
+    """The same clicks in sequences of at most `length`: cut at random places, `length` clicks from each other.
+
+    Raises:
+        ValueError: `length` below 1.
+    """
+    if length < 1:
+        raise ValueError(f"a piece needs at least 1 click, got length={length}")
+    lengths = sequences.lengths
+    first = 1 + torch.randint(length, (len(lengths),), generator=generator, device=generator.device).to(lengths.device)
+    place = torch.arange(len(sequences.items), device=lengths.device)
+    place -= torch.repeat_interleave(sequences.starts[:-1], lengths)
+    since = place - torch.repeat_interleave(first, lengths)
+    begins = (place == 0) | ((since >= 0) & (since % length == 0))
+    starts = torch.cat([begins.nonzero().squeeze(1), sequences.starts[-1:]])
+    return Sequences(sequences.items, starts)
 
 
 Batch = TypeVar("Batch")

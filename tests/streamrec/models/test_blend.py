@@ -27,14 +27,26 @@ def made(weight: float = 0.3, temperature: float = 1.0) -> Blend:
     return Blend(model, near, weight, temperature)
 
 
-def test_scores_are_shares_of_the_best_of_each_part() -> None:
+def test_scores_are_shares_of_the_whole_of_each_part() -> None:
     blend = made(0.3, temperature=2.0)
+    blend.model.popularity.count(torch.tensor([1, 2, 3, 7, 7, 9]))
     network, near = blend.model.score(history(ROWS)), blend.neighbours.score(history(ROWS))
-    odds = (network / 2.0).softmax(1)
-    best = near.max(1, keepdim=True).values
-    expected = 0.7 * odds / odds.max(1, keepdim=True).values + 0.3 * torch.where(best > 0, near / best, 0.0)
+    odds = (network / 2.0).exp()
+    total = near.sum(1, keepdim=True)
+    expected = 0.7 * odds / odds[:, [1, 2, 3, 7, 9]].sum(1, keepdim=True)
+    expected += 0.3 * torch.where(total > 0, near / total, 0.0)
     torch.testing.assert_close(blend.score(history(ROWS)), expected)
-    assert (best[[1, 2]].squeeze(1) > 0).tolist() == [True, False]
+    assert (total[[1, 2]].squeeze(1) > 0).tolist() == [True, False]
+
+
+def test_large_scores_of_the_network_are_no_obstacle() -> None:
+    blend = made(0.3)
+    blend.model.popularity.count(torch.tensor([4, 5]))
+    with torch.no_grad():
+        blend.model.bias[4:6] += 500.0
+    scores = blend.score(history([[]]))[0]
+    assert scores[4:6].sum() == pytest.approx(0.7)
+    assert scores[[1, 9]].max() < 1e-30
 
 
 def test_the_ends_of_the_weight_are_the_parts() -> None:

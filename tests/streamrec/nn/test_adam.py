@@ -49,6 +49,25 @@ def test_steps_are_those_of_the_paper() -> None:
         np.testing.assert_allclose(weight.detach().numpy(), w, atol=1e-5)
 
 
+def test_the_learning_rate_rises_and_falls_in_straight_lines(tmp_path: Path) -> None:
+    def moved(optimiser: Adam, weight: nn.Parameter) -> float:
+        before = weight.detach().clone()
+        weight.grad = torch.ones_like(weight)  # always the same: a step is as long as the learning rate
+        optimiser.step()
+        return float((before - weight.detach()).mean())
+
+    weight = table()
+    optimiser = Adam([("weight", weight)], learning_rate=0.1, warmup=2, steps=10)
+    found = [moved(optimiser, weight) for _ in range(5)]
+    checkpoint.save(tmp_path, optimiser.state_dict(), 1)
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None
+    resumed = Adam([("weight", weight)], learning_rate=0.1, warmup=2, steps=10)
+    resumed.load_state_dict(loaded[0])
+    found += [moved(resumed, weight) for _ in range(7)]
+    assert found == pytest.approx([0.045, 0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01, 0.0, 0.0, 0.0], abs=1e-6)
+
+
 def test_rows_without_a_gradient_so_far_stay() -> None:
     weight = table()
     before = weight.detach().clone()
@@ -80,7 +99,12 @@ def test_the_state_of_other_parameters_is_refused() -> None:
         Adam([("bias", table())]).load_state_dict(optimiser.state_dict())
 
 
-@pytest.mark.parametrize("setting", [{"learning_rate": 0.0}, {"beta1": 1.0}, {"beta2": -0.1}])
+@pytest.mark.parametrize("setting", [{"learning_rate": 0.0}, {"beta1": 1.0}, {"beta2": -0.1}, {"warmup": -1}])
 def test_settings_out_of_range_are_named(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         Adam([("weight", table())], **setting)
+
+
+def test_a_fall_that_ends_before_the_rise_is_refused() -> None:
+    with pytest.raises(ValueError, match="warmup=5, steps=5"):
+        Adam([("weight", table())], warmup=5, steps=5)

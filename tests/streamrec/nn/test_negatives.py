@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator
 
+from streamrec.nn import negatives
 from streamrec.nn.negatives import Frozen, Popularity
 from tests.histories import catalog
 
@@ -57,3 +58,16 @@ def test_frozen_draws_are_those_of_the_counts(popularity: Popularity) -> None:
     assert torch.equal(frozen.draw(50, Generator().manual_seed(3)), popularity_drawn)
     popularity.count(torch.full((1000,), 2))
     assert (frozen.draw(2000, Generator()) != 2).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
+def test_many_draws_are_those_that_few_at_a_time_would_give(
+    popularity: Popularity, alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Generator().manual_seed(7), Generator().manual_seed(7)
+    searched = torch.cat([Frozen(popularity.support, alpha).draw(500, one) for _ in range(4)])
+    for places in (1, 6, 64, 500):
+        monkeypatch.setattr(negatives, "_PLACES", places)
+        other.manual_seed(7)
+        frozen = Frozen(popularity.support, alpha)
+        assert torch.equal(torch.cat([frozen.draw(500, other) for _ in range(4)]), searched)

@@ -14,7 +14,7 @@ from streamrec.models.next_item import NextItem
 from streamrec.nn.adagrad import Adagrad
 from streamrec.nn.optimiser import Optimiser
 from streamrec.training import lanes, prefixes, whole
-from streamrec.training.batches import in_batches
+from streamrec.training.batches import in_batches, pieces
 from tests.histories import catalog
 
 ROWS = [[3, 1, 4, 1, 5], [9, 2], [6], [3, 1, 4, 8, 9, 7], [3, 1], [], [3, 2, 9], [9, 2, 2, 7], [5, 4]]
@@ -48,6 +48,35 @@ def test_whole_windows_count_the_clicks_they_train_on() -> None:
     optimiser = Adagrad(model.named_parameters())
     assert whole.epoch(model, Sequences.of(ROWS), optimiser)["events"] == 3 + 1 + 3 + 1 + 2 + 3 + 1
     assert whole.epoch(model, Sequences.of(ROWS), optimiser, length=2)["events"] == 7
+
+
+def test_cut_sequences_hold_every_click_once_and_are_cut_elsewhere_each_time() -> None:
+    generator = Generator().manual_seed(0)
+    whole_rows = Sequences.of(ROWS)
+    cuts = [pieces(whole_rows, 3, generator) for _ in range(20)]
+    for cut in cuts:
+        assert torch.equal(cut.items, whole_rows.items)
+        assert int(cut.lengths.max()) <= 3
+        assert int(cut.lengths.min()) >= 1
+        assert set(whole_rows.starts.tolist()) <= set(cut.starts.tolist()), "no piece holds clicks of two sequences"
+        within = cut.starts[(cut.starts > 8) & (cut.starts < 14)]  # of the row of six clicks
+        assert (within.diff() == 3).all()
+    assert len({tuple(cut.starts.tolist()) for cut in cuts}) > 10
+
+
+def test_older_clicks_are_learned_where_sequences_are_cut() -> None:
+    of = catalog(11)
+    model = NextItem(SASRec(of, dim=4, length=3), of, n_sample=4)
+    optimiser, generator = Adagrad(model.named_parameters()), Generator().manual_seed(0)
+    row = Sequences.of([[1 + step % 11 for step in range(50)]])
+    assert whole.epoch(model, row, optimiser, length=4)["events"] == 3
+    figures = whole.epoch(model, row, optimiser, length=4, cut=True, generator=generator)
+    assert 36 <= figures["events"] <= 37, "all but the first click of each piece"
+    for wrong in ({"length": None}, {"generator": None}):
+        with pytest.raises(ValueError, match="to cut sequences"):
+            whole.epoch(model, row, optimiser, cut=True, **{"length": 4, "generator": generator, **wrong})
+    with pytest.raises(ValueError, match="length=0"):
+        pieces(row, 0, generator)
 
 
 def test_nothing_to_train_on() -> None:
