@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from types import FrameType
@@ -285,6 +286,7 @@ def python_calls(made: Supervised, users: int) -> int:
         nonlocal calls
         calls += event == "call"
 
+    gc.disable()  # a collection would run callbacks of hypothesis, which are functions too
     sys.setprofile(count)
     try:
         made.act(before)
@@ -292,6 +294,7 @@ def python_calls(made: Supervised, users: int) -> int:
         made.update()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return calls
 
 
