@@ -117,10 +117,13 @@ class PlackettLuce(Explorer):
 
 
 def candidates(history: History, catalog: Catalog) -> tuple[Tensor, Tensor]:
-    """What may be shown: items [B, C] int64 and mask [B, C] bool; what came with the request, else all available."""
+    """What may be shown: items [B, C] int64 and mask [B, C] bool; what came with the request, else all available.
+
+    Where nothing is, as at the first request of a log, there is one column of "no item" that may not be shown.
+    """
     given = offered(history, catalog.available)
     if given is not None:
         return given
     rows = torch.nonzero(catalog.available[: catalog.size].to(history.user.device)).squeeze(1)
-    items = rows.expand(len(history), -1)
-    return items, torch.ones_like(items, dtype=torch.bool)
+    items = (rows if len(rows) else rows.new_zeros(1)).expand(len(history), -1)
+    return items, items > 0

@@ -236,8 +236,6 @@ class Jury:
     def _judge(self, ballots: Ballots, history: History, shown: Decision, part: Tensor) -> None:
         """Fill in `target`, `v` and `q` of the rows `part` of `ballots`, which `history` and `shown` are."""
         items, mask = candidates(history, self.catalog)
-        if items.shape[1] == 0:
-            items, mask = torch.zeros(len(part), 1, dtype=torch.int64), torch.zeros(len(part), 1, dtype=torch.bool)
         for slot in range(shown.slate.shape[1]):
             rows = ballots.known[part, slot]
             if not bool(rows.any()):

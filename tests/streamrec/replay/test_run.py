@@ -336,3 +336,12 @@ def test_diversity_and_calibration_need_categories(folder: Path, tmp_path: Path)
     assert drawn["ild@3"]["low"] < 6 / 7 * 2 / 3 < drawn["ild@3"]["high"]
     assert drawn["calibration@3"]["value"] > 0.0
     assert load(tmp_path / "out")[3]["random"].result(0.05, ITEMS)["ild@3"].value == drawn["ild@3"]["value"]
+
+
+@pytest.mark.parametrize("wrapper", ["epsilon-greedy:0.1", "softmax:1", "plackett-luce:1"])
+def test_wrapped_rankers_begin_with_an_empty_catalogue(folder: Path, tmp_path: Path, wrapper: str) -> None:
+    policies = [f"wrapped=baseline:popular@{wrapper}"]
+    for name, estimators in (("clicks", []), ("one", ["snips"])):
+        told = figures(asked(folder, name, items="", policies=policies, estimators=estimators), tmp_path / name)
+        quantity = "recall@3" if name == "clicks" else "snips"
+        assert told["policies"]["wrapped"][quantity]["value"] > 0.0
