@@ -76,7 +76,8 @@ class DeepPage:
         align: weight of the alignment beside the gradient of the critic.
         align_first: gradient steps of alignment alone.
         align_to: see above.
-        gamma: discount per page.
+        gamma: discount per page; .95 is the paper's. The critic's targets are values of proto pages that nobody ever
+            showed, and in long runs they may run away at .95; .7 held in the arena `deeppage`.
         tau: share of the online networks that the target networks take over at each step.
         batch: transitions per gradient step.
         steps: gradient steps per `update`.

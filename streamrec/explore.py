@@ -140,10 +140,12 @@ def first_draw(scores: Tensor, temperature: float) -> Tensor:
 
 
 def unseen(mask: Tensor, items: Tensor, seen: Tensor | None) -> Tensor:
-    """`mask` [B, C] without the candidates `items` [B, C] that are among `seen` [B, L]; None = as it is."""
-    if seen is not None:
-        for column in seen.unbind(1):
-            mask = mask & (items != column.unsqueeze(1))
+    """`mask` without the candidates `items`, both [B, C] or [1, C], that are among `seen` [B, L]; None = as it is."""
+    if seen is None:
+        return mask
+    mask = mask.expand(len(seen), -1).clone()
+    for column in seen.unbind(1):  # L passes over [B, C] instead of one over [B, C, L]
+        mask &= items != column.unsqueeze(1)
     return mask
 
 
@@ -189,13 +191,7 @@ def allowed(items: Tensor, available: Tensor, seen: Tensor | None = None) -> Ten
         available: [N + 1] bool, `Catalog.available`.
         seen: [B, L] rows that a user must not be shown again.
     """
-    mask = available.to(items.device)[items] & (items != 0)
-    if seen is None:
-        return mask
-    mask = mask.expand(len(seen), -1).clone()
-    for column in seen.unbind(1):  # L passes over [B, C] instead of one over [B, C, L]
-        mask &= items != column.unsqueeze(1)
-    return mask
+    return unseen(available.to(items.device)[items] & (items != 0), items, seen)
 
 
 def offered(history: History, available: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,38 @@ Spec = dict[str, Any]
 TABLES = ("about", "seed", "run", "catalog", "sessions", "world", "agent", "meters", "warm_start")
 
 
-def shipped() -> list[str]:
-    """Names of the specs that come with the package."""
-    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+def shipped(shelf: str = "") -> list[str]:
+    """Names of the specs that come with the package; of those on a shelf, such as "arena"."""
+    return sorted(path.name.removesuffix(".toml") for path in _folder(shelf).iterdir() if path.name.endswith(".toml"))
+
+
+def read(name: str, shelf: str = "", what: str = "spec") -> dict[str, Any]:
+    """The TOML file `name`, or the shipped one of that name; `what` it is, for error messages.
+
+    Raises:
+        BadSpec: no such file, or bad TOML.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise BadSpec(f"cannot read the {what} {name}: {error.strerror}") from error
+    elif name in shipped(shelf):
+        text = str((_folder(shelf) / f"{name}.toml").read_text())
+    else:
+        raise BadSpec(f"there is no {what} {name!r}{did_you_mean(name, shipped(shelf))}; a file's name ends in .toml")
+    return _toml(text, name)
+
+
+def check_keys(where: str, table: Mapping[str, Any], known: Collection[str], needed: Sequence[str] = ()) -> None:
+    """Raises BadSpec for a key that is not among the `known` ones, and for a `needed` one that is not there."""
+    for key in table:
+        if key not in known:
+            raise BadSpec(f"{where}: unknown key {key!r}{did_you_mean(key, sorted(known))}")
+    for key in needed:
+        if key not in table:
+            raise BadSpec(f"{where}: expected a key {key!r}")
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Spec:
@@ -28,7 +57,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         BadSpec: no such spec, bad TOML, an unknown table or an override that does not fit.
     """
-    spec = parse(_text(name), name)
+    spec = _checked(read(name), name)
     for override in overrides:
         _override(spec, override)
     return spec
@@ -40,10 +69,17 @@ def parse(text: str, name: str) -> Spec:
     Raises:
         BadSpec: bad TOML or an unknown table.
     """
+    return _checked(_toml(text, name), name)
+
+
+def _toml(text: str, name: str) -> dict[str, Any]:
     try:
-        spec = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSpec(f"{name} is not valid TOML: {error}") from error
+
+
+def _checked(spec: Spec, name: str) -> Spec:
     for table in spec:
         if table not in TABLES:
             raise BadSpec(f"{name}: unknown table {table!r}{did_you_mean(table, TABLES)}")
@@ -55,20 +91,9 @@ def dump(spec: Spec) -> str:
     return tomli_w.dumps(spec)
 
 
-def _folder() -> Any:
-    return resources.files("streamrec") / "specs"
-
-
-def _text(name: str) -> str:
-    path = Path(name)
-    if path.suffix == ".toml" or path.exists():
-        try:
-            return path.read_text()
-        except OSError as error:
-            raise BadSpec(f"cannot read the spec {name}: {error.strerror}") from error
-    if name not in shipped():
-        raise BadSpec(f"there is no spec {name!r}{did_you_mean(name, shipped())}; a file's name ends in .toml")
-    return str((_folder() / f"{name}.toml").read_text())
+def _folder(shelf: str = "") -> Any:
+    specs = resources.files("streamrec") / "specs"
+    return specs / shelf if shelf else specs
 
 
 def _override(spec: Spec, override: str) -> None:

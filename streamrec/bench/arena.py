@@ -28,10 +28,8 @@ from __future__ import annotations
 
 import copy
 import time
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,6 +42,7 @@ from agents.random import Random
 from simulators.core import Core
 from simulators.oracle import tune
 from simulators.world import SimulatorWorld
+from streamrec import spec
 from streamrec.build import BadSpec, build, did_you_mean
 from streamrec.catalog import Catalog
 from streamrec.loop import Loop
@@ -67,7 +66,7 @@ _KEYS = {
 
 def shipped() -> list[str]:
     """Names of the arenas that come with the package."""
-    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+    return spec.shipped("arena")
 
 
 def ready() -> list[str]:
@@ -81,23 +80,8 @@ def load(name: str) -> Arena:
     Raises:
         BadSpec: no such arena, bad TOML, or a key that arenas do not have.
     """
-    path = Path(name)
-    if path.suffix == ".toml":
-        text = path.read_text()
-    elif name in shipped():
-        text = (_folder() / f"{name}.toml").read_text()
-    else:
-        raise BadSpec(f"there is no arena {name!r}{did_you_mean(name, shipped())}; a file's name ends in .toml")
-    try:
-        arena = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadSpec(f"{name} is not valid TOML: {error}") from error
-    for key in arena:
-        if key not in _KEYS:
-            raise BadSpec(f"{name}: arenas have no {key!r}{did_you_mean(key, _KEYS)}")
-    for key in ("world", "agents", "slate"):
-        if key not in arena:
-            raise BadSpec(f"{name}: an arena needs {key!r}")
+    arena = spec.read(name, "arena", "arena")
+    spec.check_keys(name, arena, _KEYS, needed=("world", "agents", "slate"))
     if ("decisions" in arena) == ("days" in arena):
         raise BadSpec(f"{name}: an arena needs either decisions or days")
     arena["agents"] = {agent: _spelled_out(agent, arena["agents"], name) for agent in arena["agents"]}
@@ -131,10 +115,6 @@ def shorter(arena: Arena, factor: int) -> Arena:
     """The arena with runs `factor` times shorter."""
     key = "days" if "days" in arena else "decisions"
     return {**arena, key: max(arena[key] // factor, 1)}
-
-
-def _folder() -> Any:
-    return resources.files("streamrec") / "specs" / "arena"
 
 
 @dataclass

@@ -26,15 +26,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from streamrec import spec
 from streamrec.bench.kept import Kept
 from streamrec.build import BadSpec, did_you_mean
 from streamrec.catalog import Catalog
@@ -70,7 +69,7 @@ class Training:
 
 def shipped() -> list[str]:
     """Names of the tables that come with the package."""
-    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+    return spec.shipped("continual")
 
 
 def load(name: str) -> Table:
@@ -79,32 +78,16 @@ def load(name: str) -> Table:
     Raises:
         BadSpec: no such table, bad TOML, or a key that tables do not have.
     """
-    path = Path(name)
-    if path.suffix == ".toml":
-        text = path.read_text()
-    elif name in shipped():
-        text = (_folder() / f"{name}.toml").read_text()
-    else:
-        raise BadSpec(f"there is no table {name!r}{did_you_mean(name, shipped())}; a file's name ends in .toml")
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadSpec(f"{name} is not valid TOML: {error}") from error
-    _known(name, table, _KEYS)
+    table = spec.read(name, "continual", "table")
+    spec.check_keys(name, table, _KEYS)
     rows = table.get("rows", {})
     table["rows"] = {row: _spelled_out(row, rows, name) for row in rows}
     for row, settings in table["rows"].items():
-        _known(f"{name}: rows.{row}", settings, _ROW_KEYS)
+        spec.check_keys(f"{name}: rows.{row}", settings, _ROW_KEYS)
         for member in settings.get("blend", {}).values():
             if member not in rows:
                 raise BadSpec(f"{name}: rows.{row}.blend: there is no row {member!r}{did_you_mean(member, rows)}")
     return table
-
-
-def _known(where: str, table: Mapping[str, Any], keys: set[str]) -> None:
-    for key in table:
-        if key not in keys:
-            raise BadSpec(f"{where}: there is no {key!r}{did_you_mean(key, keys)}")
 
 
 def _spelled_out(row: str, rows: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -126,10 +109,6 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         merge = isinstance(mine, Mapping) and isinstance(value, Mapping) and "use" not in value
         out[key] = _merged(mine, value) if merge and isinstance(mine, Mapping) else value
     return out
-
-
-def _folder() -> Any:
-    return resources.files("streamrec") / "specs" / "continual"
 
 
 class Periods:
@@ -213,7 +192,7 @@ class Runs:
     def training(self, row: str) -> Training:
         settings = {**self.table.get("train", {}), **self.table["rows"][row].get("train", {})}
         names = {f.name for f in fields(Training)}
-        _known(f"rows.{row}.train", settings, names)
+        spec.check_keys(f"rows.{row}.train", settings, names)
         try:
             return Training(**settings)
         except ValueError as error:

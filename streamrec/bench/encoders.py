@@ -44,11 +44,9 @@ import resource
 import statistics
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -56,6 +54,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from streamrec import spec
 from streamrec.bench.kept import Kept
 from streamrec.build import BadSpec, build, did_you_mean, find
 from streamrec.catalog import Catalog
@@ -146,7 +145,7 @@ def run(
 
 def shipped() -> list[str]:
     """Names of the experiments that come with the package."""
-    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+    return spec.shipped("encoders")
 
 
 def load(name: str) -> Table:
@@ -155,36 +154,11 @@ def load(name: str) -> Table:
     Raises:
         BadSpec: it does not exist, is no TOML, or has an unknown or missing key.
     """
-    path = Path(name)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise BadSpec(f"there is no experiment file {name}")
-        text = path.read_text()
-    else:
-        if name not in shipped():
-            raise BadSpec(f"there is no experiment {name!r}{did_you_mean(name, shipped())}")
-        text = (_folder() / f"{name}.toml").read_text()
-    try:
-        experiment = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadSpec(f"{name} is not valid TOML: {error}") from error
-    _known(name, experiment, _KEYS, needed=("data", "train", "models"))
+    experiment = spec.read(name, "encoders", "experiment")
+    spec.check_keys(name, experiment, _KEYS, needed=("data", "train", "models"))
     for model, table in experiment["models"].items():
-        _known(f"{name}: models.{model}", table, _MODEL_KEYS, needed=("model",))
+        spec.check_keys(f"{name}: models.{model}", table, _MODEL_KEYS, needed=("model",))
     return experiment
-
-
-def _folder() -> Any:
-    return resources.files("streamrec") / "specs" / "encoders"
-
-
-def _known(where: str, table: Table, keys: set[str], needed: Sequence[str]) -> None:
-    for key in table:
-        if key not in keys:
-            raise BadSpec(f"{where}: unknown key {key!r}{did_you_mean(key, sorted(keys))}")
-    for key in needed:
-        if key not in table:
-            raise BadSpec(f"{where}: expected a key {key!r}")
 
 
 def check(job: Job) -> None:
