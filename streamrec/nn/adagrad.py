@@ -67,13 +67,12 @@ class Adagrad:
                 self._dense(name, parameter, grad)
 
     def _dense(self, name: str, parameter: Tensor, grad: Tensor) -> None:
-        acc = self.acc[name].addcmul_(grad, grad)
-        step = (acc + self.eps).rsqrt_().mul_(grad)
+        scale = (self.acc[name].addcmul_(grad, grad) + self.eps).rsqrt_()
         if self.momentum:
-            step = self.velocity[name].mul_(self.momentum).sub_(step, alpha=self.learning_rate)
-            parameter.add_(step)
+            velocity = self.velocity[name].mul_(self.momentum)
+            parameter.add_(velocity.addcmul_(grad, scale, value=-self.learning_rate))
         else:
-            parameter.sub_(step, alpha=self.learning_rate)
+            parameter.addcmul_(grad, scale, value=-self.learning_rate)
 
     def _sparse(self, name: str, parameter: Tensor, rows: Tensor, grad: Tensor) -> None:
         """`rows` differ. Adding rows is several times as fast as overwriting them, `index_select` as `[rows]`."""
@@ -82,13 +81,14 @@ class Adagrad:
             parameter, acc, grad = parameter.view(-1), acc.view(-1), grad.view(-1)
             velocity = None if velocity is None else velocity.view(-1)
         acc.index_add_(0, rows, grad * grad)
-        step = acc.index_select(0, rows).add_(self.eps).rsqrt_().mul_(grad).mul_(-self.learning_rate)
-        if velocity is not None:
-            before = velocity.index_select(0, rows)
-            change = step.add_(before, alpha=self.momentum - 1.0)
-            velocity.index_add_(0, rows, change)
-            step = change.add_(before)
-        parameter.index_add_(0, rows, step)
+        scale = acc.index_select(0, rows).add_(self.eps).rsqrt_()
+        if velocity is None:
+            parameter.index_add_(0, rows, scale.mul_(grad).mul_(-self.learning_rate))
+            return
+        before = velocity.index_select(0, rows)
+        change = (before * (self.momentum - 1.0)).addcmul_(grad, scale, value=-self.learning_rate)
+        velocity.index_add_(0, rows, change)
+        parameter.index_add_(0, rows, change.add_(before))
 
     def state_dict(self) -> State:
         """Copies of the accumulators and, with momentum, of the velocities, by parameter name."""

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from streamrec.nn import windows
+from streamrec.nn.dropout import mask
 from streamrec.nn.windows import Scope
 from streamrec.records import History
 
@@ -93,13 +94,5 @@ def _attend(x: Tensor, group: Group, heads: int, causal: bool, p: float, generat
         # Torch's fused attention drops by torch's own generator, which no checkpoint holds.
         hidden = torch.where(seen, 0.0, -torch.inf).to(x.dtype)
         weights = torch.softmax((query * (dim // heads) ** -0.5) @ key.transpose(2, 3) + hidden, 3)
-        mixed = (weights * _mask(weights, p, generator)) @ value
+        mixed = (weights * mask(weights.shape, p, generator, weights.device)) @ value
     return mixed.transpose(1, 2).reshape(rows * longest, dim).index_select(0, group.place)
-
-
-def _mask(weights: Tensor, p: float, generator: Generator) -> Tensor:
-    """Multipliers of inverted dropout. p is rounded to 1 / 65,536: 16 random bits a weight are five times as fast."""
-    bits = torch.empty(weights.numel() // 4 + 1, dtype=torch.int64, device=generator.device)
-    drawn = bits.random_(-(2**63), None, generator=generator).view(torch.int16)[: weights.numel()]
-    kept = drawn >= round(p * 2**16) - 2**15
-    return kept.to(weights.device).view(weights.shape).to(weights.dtype).mul_(1.0 / (1.0 - p))

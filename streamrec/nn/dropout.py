@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
 
 def mask(shape: torch.Size | tuple[int, ...], p: float, generator: Generator, device: torch.device) -> Tensor:
-    """Multipliers of inverted dropout: 0 with probability p, else 1 / (1 - p). `shape` float32 on `device`."""
-    kept = torch.empty(shape, device=generator.device).bernoulli_(1.0 - p, generator=generator)
-    return kept.div_(1.0 - p).to(device)
+    """Multipliers of inverted dropout: 0 with probability p, else 1 / (1 - p). `shape` float32 on `device`.
+
+    p is rounded to 1 / 65,536: 16 random bits a component are five times as fast as `bernoulli_`.
+    """
+    many = math.prod(shape)
+    bits = torch.empty(many // 4 + 1, dtype=torch.int64, device=generator.device)
+    drawn = bits.random_(-(2**63), None, generator=generator).view(torch.int16)[:many].view(shape)
+    kept = drawn >= min(round(p * 2**16) - 2**15, 2**15 - 1)
+    return kept.to(device).float().mul_(1.0 / (1.0 - p))
 
 
 def dropout(x: Tensor, p: float, generator: Generator | None) -> Tensor:

@@ -100,7 +100,7 @@ def test_scoring_changes_nothing(make: Make) -> None:
 
 def test_loss_is_a_number_that_training_brings_down(make: Make) -> None:
     model = make(catalog(20))
-    losses = train(model, 60)
+    losses = train(model, 100)
     if not losses:
         pytest.skip("has no loss")
     assert all(loss == loss and abs(loss) < float("inf") for loss in losses)

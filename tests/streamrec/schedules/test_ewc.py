@@ -15,9 +15,9 @@ from streamrec.schedules.ewc import EWC
 from tests.histories import catalog, history
 
 
-def model() -> NextItem:
+def model(dropout: float = 0.5) -> NextItem:
     of = catalog(20)
-    return NextItem(SASRec(of, dim=4, blocks=1, length=6, dropout=0.5), of, loss="cross-entropy")
+    return NextItem(SASRec(of, dim=4, blocks=1, length=6, dropout=dropout), of, loss="cross-entropy")
 
 
 def test_fisher_is_the_mean_squared_gradient_of_the_log_likelihood() -> None:
@@ -68,7 +68,8 @@ def test_an_empty_period_leaves_the_anchor_and_ending_one_leaves_the_model() -> 
 def test_weights_that_matter_move_less() -> None:
     moved = []
     for strength in (0.0, 100.0):
-        made, schedule = model(), EWC(strength=strength, samples=30, batch=16, seed=1)
+        # Four dimensions with dropout have steps that explode whatever the penalty is.
+        made, schedule = model(dropout=0.0), EWC(strength=strength, samples=30, batch=16, seed=1)
         draws = Generator().manual_seed(0)
         targets = torch.randint(1, 21, (2, 50), generator=draws)
         schedule.add(made, history([[i] for i in targets[0].tolist()]), targets[1])
@@ -87,7 +88,7 @@ def test_weights_that_matter_move_less() -> None:
                 for (name, weight), anchor in zip(made.named_parameters(), schedule.anchor.values(), strict=True)
             )
         )
-    assert moved[1] < 0.8 * moved[0]
+    assert moved[1] < 0.3 * moved[0]
 
 
 @pytest.mark.parametrize("setting", [{"strength": -1.0}, {"samples": 0}, {"period_s": -5.0}])
