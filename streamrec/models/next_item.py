@@ -142,7 +142,8 @@ class NextItem(nn.Module):
         A training step: the targets are counted as support, negatives and dropout are drawn.
         """
         if self.company:
-            self._welcome(history, target)
+            age = torch.arange(history.items.shape[1] - 1, -1, -1, device=target.device)
+            self._welcome(target, history.items * (age < history.in_session.unsqueeze(1)))
         self.popularity.count(target)
         hidden = self.encoder(history, self.generator)
         if self._scored_whole():
@@ -156,12 +157,10 @@ class NextItem(nn.Module):
         weight = [self.popularity.log_weight(target, 1.0), self.popularity.log_weight(sampled, self.sample_alpha)]
         return self._loss(hidden, columns, torch.arange(len(target), device=target.device), valid, torch.cat(weight))
 
-    def _welcome(self, history: History, target: Tensor) -> None:
-        """Start items that were no target before from the clicks of the session they come after."""
+    def _welcome(self, target: Tensor, beside: Tensor) -> None:
+        """Start items [T] that were no target before from the items `beside` [T, L] clicked before them, 0 = none."""
         new = self.popularity.support[target] == 0
         if bool(new.any()):
-            age = torch.arange(history.items.shape[1] - 1, -1, -1, device=target.device)
-            beside = history.items * (age < history.in_session.unsqueeze(1))
             self.encoder.items.welcome(target[new], beside[new], self.company)
 
     def sequence_loss(self, history: History) -> Tensor:
@@ -179,6 +178,8 @@ class NextItem(nn.Module):
         """
         encoder = cast(CausalEncoder, self.encoder)
         before, place, target = following(history, encoder.scope, encoder.length)
+        if self.company:
+            self._welcome(target, _clicked_before(before, place))
         hidden = encoder.states(before, self.generator).flatten(0, 1).index_select(0, place)
         return self._mean_loss(hidden, target)
 
@@ -261,6 +262,15 @@ class NextItem(nn.Module):
 
 _PLAIN: dict[str, Loss] = {"top1": losses.top1, "bpr": losses.bpr, "top1-max": losses.top1_max}
 """Losses without settings."""
+
+
+def _clicked_before(before: History, place: Tensor) -> Tensor:
+    """Items [T, M] of the running session up to each `place` [T] in the windows `before` [B, M], 0 elsewhere."""
+    width = before.items.shape[1]
+    row, column = place // max(width, 1), place % max(width, 1)
+    first = width - windows.lengths(before, "session", None)[row]
+    at = torch.arange(width, device=place.device)
+    return before.items[row] * ((at >= first.unsqueeze(1)) & (at <= column.unsqueeze(1)))
 
 
 def following(history: History, scope: Scope, length: int | None) -> tuple[History, Tensor, Tensor]:

@@ -326,3 +326,16 @@ def test_a_new_item_starts_near_its_company_and_an_old_one_where_it_is() -> None
     again = after.clone()
     warm.loss(clicks, torch.tensor([5, 6]))
     assert torch.equal(warm.encoder.items.weight.detach(), again), "only once"
+
+
+def test_new_items_inside_a_sequence_start_near_what_came_before_them_in_their_session() -> None:
+    of = catalog(20)
+    plain, warm = (NextItem(GRU4Rec(of, dim=8), of, company=company) for company in (0.0, 0.5))
+    for model in (plain, warm):
+        model.popularity.count(torch.tensor([3]))
+        model.sequence_loss(history([[9, 1, 2, 5], [4, 3, 6]], in_session=[3, 3]))
+    before, after = plain.encoder.items.weight.detach(), warm.encoder.items.weight.detach()
+    torch.testing.assert_close(after[2], before[2] + 0.5 * before[1])
+    torch.testing.assert_close(after[5], before[5] + 0.5 * before[[1, 2]].mean(0))
+    torch.testing.assert_close(after[6], before[6] + 0.5 * before[[4, 3]].mean(0))
+    assert torch.equal(after[[1, 3, 4, 9]], before[[1, 3, 4, 9]])
