@@ -21,6 +21,8 @@ from typing import Self
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from consumers.clients.settings import ClientSettings
+
 _LEASH = Path(__file__).with_name("leash.py")
 
 
@@ -139,7 +141,7 @@ class EmbeddedBroker:
         )
 
 
-def create_topics(address: str, topics: Mapping[str, int]) -> None:
+def create_topics(address: str, topics: Mapping[str, int], settings: ClientSettings | None = None) -> None:
     """Create those of `topics` (name -> partitions) that the broker at `address` does not have yet.
 
     They keep their records for ever: with a retention by age, a replayed log from years ago would vanish at once.
@@ -147,7 +149,7 @@ def create_topics(address: str, topics: Mapping[str, int]) -> None:
     Raises:
         BrokerUnavailable: nobody answers at `address`, or the broker refuses.
     """
-    with admin(address) as client:
+    with admin(address, settings) as client:
         known = set(client.list_topics())
         for name, partitions in topics.items():
             if name in known:
@@ -161,23 +163,26 @@ def create_topics(address: str, topics: Mapping[str, int]) -> None:
                 raise BrokerUnavailable(f"{address} refuses to create the topic {name!r}: {error}") from error
 
 
-def cluster_id(address: str) -> str:
+def cluster_id(address: str, settings: ClientSettings | None = None) -> str:
     """The id of the cluster at `address`.
 
     Raises:
         BrokerUnavailable: nobody answers there.
     """
-    with admin(address) as client:
-        return str(client.describe_cluster()["cluster_id"])
+    with admin(address, settings) as client:
+        try:
+            return str(client.describe_cluster()["cluster_id"])
+        except KeyError:  # kafka-python 3.0.12 cannot read this answer of a broker before Kafka 3.7
+            return str(client._manager.cluster.cluster_id)
 
 
-def topic_id(address: str, topic: str) -> str:
+def topic_id(address: str, topic: str, settings: ClientSettings | None = None) -> str:
     """The id that a topic got when it was created; a topic created again under the same name has another.
 
     Raises:
         BrokerUnavailable: nobody answers at `address`.
     """
-    with admin(address) as client:
+    with admin(address, settings) as client:
         return str(client.describe_topics([topic])[0].get("topic_id", ""))
 
 
@@ -206,24 +211,26 @@ def reach(address: str, patience_s: float = 3.0) -> None:
 
 
 @contextlib.contextmanager
-def admin(address: str) -> Iterator[KafkaAdminClient]:
+def admin(address: str, settings: ClientSettings | None = None) -> Iterator[KafkaAdminClient]:
     """A connected admin client of kafka-python, closed at the end.
 
     Raises:
         BrokerUnavailable: nobody answers at `address`.
     """
     reach(address)
+    settings = settings or ClientSettings()
+    options = settings.for_kafka_python(KafkaAdminClient.DEFAULT_CONFIG)
     try:
-        client = KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=10_000)
-    except KafkaError as error:
-        raise _unreachable(address, error) from error
+        client = KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=10_000, **options)
+    except (KafkaError, OSError, AssertionError) as error:
+        raise _unreachable(address, settings.redacted(error)) from None
     try:
         yield client
     finally:
         client.close()
 
 
-def _unreachable(address: str, error: Exception) -> BrokerUnavailable:
+def _unreachable(address: str, error: object) -> BrokerUnavailable:
     return BrokerUnavailable(
         f"no Kafka broker answers at {address!r} ({error}): start one, correct --bootstrap-servers "
         'host:port[,host:port], or let `streamrec consume --embedded` start one (pip install "streamrec[broker]")'

@@ -11,7 +11,10 @@ from collections.abc import Collection
 
 import msgspec
 
-PLAIN = frozenset({"v", "kind", "item", "time", "value", "decision", "slot", "slate", "slot_logp"})
+PLAIN = frozenset(
+    {"v", "kind", "item", "time", "value", "decision", "slot", "slate", "slot_logp"}
+    | {"policy", "model", "category", "available"}
+)
 """Fields whose values speak of no person."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.$-]{0,63}")

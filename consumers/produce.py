@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -24,6 +24,9 @@ from streamrec.catalog import Catalog
 from streamrec.data.events import read
 from streamrec.ports import World
 from streamrec.sessions import SessionStore
+
+if TYPE_CHECKING:
+    from consumers.http_players import HttpPlayers
 
 Report = dict[str, Any]
 
@@ -141,10 +144,10 @@ def _show(request: wire.Event, slot: int, item: str, propensity: float) -> None:
     """Put an item into a slot of what was shown; without a slot, behind the others."""
     at = slot if slot >= 0 else len(request.slate)
     missing = at + 1 - len(request.slate)
-    request.slate = request.slate + [""] * missing
-    request.slot_logp = request.slot_logp + [None] * missing
-    request.slate[at] = item
-    request.slot_logp[at] = None if math.isnan(propensity) else math.log(propensity)
+    slate, logp = [*request.slate, *[""] * missing], [*request.slot_logp, *[None] * missing]
+    slate[at] = item
+    logp[at] = None if math.isnan(propensity) else math.log(propensity)
+    request.slate, request.slot_logp = slate, logp
 
 
 def _tickets(slates: pd.Series[str]) -> list[int]:
@@ -174,6 +177,7 @@ def play(
     decisions: str = "streamrec.decisions",
     pace: float | None = None,
     quiet: bool = False,
+    through: Callable[[World, Catalog, SessionStore, int], HttpPlayers] | None = None,
 ) -> Report:
     """Let the simulated users of a spec's `[world]` play over Kafka; at the end the partitions get `end` messages.
 
@@ -185,6 +189,7 @@ def play(
         pace: seconds of event time per second of wall clock, for a world that takes a `clock`; None = the world's own
             clock, with a simulated one as fast as answers come.
         quiet: say nothing while playing.
+        through: makes players who take another way than Kafka, of the world, its catalogue, sessions and slate.
 
     Returns:
         events sent, requests, answered, ignored (answers nobody waits for), unanswered, seconds, events_per_s.
@@ -194,7 +199,8 @@ def play(
         BrokerUnavailable: the broker cannot be reached, or not any more.
     """
     world, catalog, sessions, slate = _build_world(spec, pace)
-    players = Players(world, catalog, sessions, slate, servers, topic, decisions)
+    made = world, catalog, sessions, slate
+    players = Players(*made, servers, topic, decisions) if through is None else through(*made)
     progress = _Ticker(quiet)
     started = time.monotonic()
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from consumers.wire import MAX_BYTES, MAX_ID, MAX_SLOTS
+from consumers.wire import MAX_BYTES, MAX_ID, MAX_SLOTS, Name
 
 
 class Reason(NamedTuple):
@@ -30,8 +30,8 @@ class Reason(NamedTuple):
 FIELDS = {
     "v": "1, the version of the format",
     "user": f"text of 1 to {MAX_ID} characters",
-    "kind": "one of request, impression, click, skip, purchase, rating, leave, return, end",
-    "item": f"text of 1 to {MAX_ID} characters, for impression, click, skip, purchase and rating",
+    "kind": f"one of {', '.join(get_args(Name))}",
+    "item": f"text of 1 to {MAX_ID} characters, for impression, click, skip, purchase, rating, item and retire",
     "time": "seconds since the epoch, from 1970 to 2100",
     "value": "a number from -1e9 to 1e9",
     "session": f"text of at most {MAX_ID} characters",
@@ -40,6 +40,10 @@ FIELDS = {
     "slate": f"a list of at most {MAX_SLOTS} ids",
     "slot_logp": "as many numbers as `slate` has items, each at most 0 or null",
     "id": f"text of at most {MAX_ID} characters",
+    "policy": f"text of at most {MAX_ID} characters",
+    "model": f"text of at most {MAX_ID} characters",
+    "category": f"text of at most {MAX_ID} characters",
+    "available": "true or false",
 }
 """What each field of an event message must be."""
 

@@ -6,20 +6,36 @@ An event, on the topic `streamrec.events`; the record's key is the user id, so t
 
 | field | | meaning |
 |---|---|---|
-| `kind` | needed | request, impression, click, skip, purchase, rating, leave, return; `end` closes a partition |
-| `user` | needed, except for `end` | id of the user, text of 1 to 128 characters |
-| `item` | needed for impression, click, skip, purchase, rating | id of the item, text of 1 to 128 characters |
+| `kind` | needed | request, impression, click, skip, purchase, rating, leave, return, or one of the kinds below |
+| `user` | needed, except for `end`, `item`, `retire` | id of the user, text of 1 to 128 characters |
+| `item` | needed for impression, click, skip, purchase, rating, item, retire | id of the item, of 1 to 128 characters |
 | `v` | 1 | version of this format |
 | `time` | the record's timestamp | event time, seconds since the epoch, before the year 2100 |
 | `value` | 1 | strength of the event (stars, price, seconds), between -1e9 and 1e9 |
 | `session` | none | id of the session where the stream has one, up to 128 characters |
 | `decision` | 0 | the decision this event answers, as its message gave it; 0 = none; logs number theirs below 0 |
 | `slot` | -1 | slot of the slate it speaks about, from 0; -1 = unknown |
-| `slate` | none | requests of a log: the items shown then, by slot, "" = an empty slot |
+| `slate` | none | requests that were answered already: the items shown then, by slot, "" = an empty slot |
 | `slot_logp` | none | natural log of the propensity of each item of `slate`, null = unknown |
-| `id` | none | requests: comes back in the decision as `request` |
+| `policy` | none | with `slate`: name of the policy that decided |
+| `model` | none | with `slate`: version of the model that decided |
+| `id` | none | id of the event, up to 128 characters; of a request it comes back in the decision as `request` |
+| `category` | none | `item`: what the item is, up to 128 characters |
+| `available` | true | `item`: it may be recommended |
 
 Fields that are not listed are ignored. A message is at most 64 KiB.
+
+A request without `slate` waits for an answer; one with a `slate` says what was shown, and is never answered again. The
+second event with an `id` that came before is dropped, as long as the reader remembers the first (`world.remember`).
+
+Four kinds are no events but instructions, which take effect at their place in the partition:
+
+| kind | |
+|---|---|
+| `end` | no more will come in this partition |
+| `erase` | forget the user: all that is kept of them, and the decision they have not answered |
+| `item` | an item with what is known of it; it may be recommended from here on, unless `available` is false |
+| `retire` | the item is not recommended any more until an `item` message brings it back, whoever clicks on it |
 
 A decision, on the topic `streamrec.decisions`, keyed by the user id too:
 
@@ -56,17 +72,13 @@ versions.
 from __future__ import annotations
 
 import base64
-import hashlib
-import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 import torch
 from msgspec import Meta
-from torch import Tensor
 
 from streamrec.catalog import Catalog
 from streamrec.records import Decision, Events, Kind
@@ -74,6 +86,9 @@ from streamrec.sessions import SessionStore
 
 MAX_BYTES = 65_536
 """Longest message."""
+
+MAX_DEPTH = 256
+"""Deepest JSON: without a bound of ours, what can be read would depend on how deep the reader's own stack is."""
 
 MAX_ID = 128
 """Longest id, in characters."""
@@ -84,7 +99,9 @@ MAX_SLOTS = 1000
 END: Final = "end"
 """Kind of the message that says: no more will come in this partition."""
 
-Name = Literal["request", "impression", "click", "skip", "purchase", "rating", "leave", "return", "end"]
+Name = Literal[
+    "request", "impression", "click", "skip", "purchase", "rating", "leave", "return", "end", "erase", "item", "retire"
+]
 Id = Annotated[str, Meta(max_length=MAX_ID)]
 Time = Annotated[float, Meta(ge=0, lt=4_102_444_800)]  # a time in milliseconds is refused by the upper bound
 Value = Annotated[float, Meta(ge=-1e9, le=1e9)]
@@ -92,10 +109,21 @@ Number = Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)]  # beyond that JSON rea
 Slot = Annotated[int, Meta(ge=-1, lt=MAX_SLOTS)]
 LogP = Annotated[float, Meta(ge=-1e6, le=0)]
 
-_CODES = {kind.name.lower(): int(kind) for kind in Kind}
-NAMES: dict[int, Name] = {_CODES[name]: name for name in get_args(Name) if name != END}
+FIRST_ORDER: Final = 100
+"""Codes from here up are no events but instructions to the reader."""
+
+ORDERS: Final[tuple[Name, ...]] = ("end", "erase", "item", "retire")
+"""Kinds that are instructions."""
+
+CODES: dict[str, int] = {kind.name.lower(): int(kind) for kind in Kind} | {
+    name: FIRST_ORDER + at for at, name in enumerate(ORDERS)
+}
+"""Numbers by the names on the wire: of the `Kind`, or of an instruction."""
+
+NAMES: dict[int, Name] = {CODES[name]: name for name in get_args(Name) if CODES[name] < FIRST_ORDER}
 """Names on the wire by the number of the `Kind`."""
-_ITEMLESS = frozenset({"request", "leave", "return", END})
+_ITEMLESS = frozenset({"request", "leave", "return", "erase", END})
+_USERLESS = frozenset({"item", "retire", END})
 
 
 class Event(msgspec.Struct, omit_defaults=True, gc=False):
@@ -110,9 +138,13 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     session: Id = ""
     decision: Number = 0
     slot: Slot = -1
-    slate: Annotated[list[Id], Meta(max_length=MAX_SLOTS)] = []
-    slot_logp: Annotated[list[LogP | None], Meta(max_length=MAX_SLOTS)] = []
+    slate: Annotated[Sequence[Id], Meta(max_length=MAX_SLOTS)] = ()  # not []: two new lists per event cost eight times
+    slot_logp: Annotated[Sequence[LogP | None], Meta(max_length=MAX_SLOTS)] = ()  # of it, in garbage collection
     id: Id = ""
+    policy: Id = ""
+    model: Id = ""
+    category: Id = ""
+    available: bool = True
 
 
 class DecisionMessage(msgspec.Struct, omit_defaults=True):
@@ -144,6 +176,9 @@ class DeadLetter(msgspec.Struct, omit_defaults=True):
 
 
 _encoder = msgspec.json.Encoder()
+_SIGNS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
+"""Texts, which may hold brackets of their own, and brackets."""
+
 _event_decoder = msgspec.json.Decoder(Event)
 _decision_decoder = msgspec.json.Decoder(DecisionMessage)
 _dead_letter_decoder = msgspec.json.Decoder(DeadLetter)
@@ -160,19 +195,50 @@ def decode_event(value: bytes | None) -> Event | str:
         return "Expected a JSON object, got a record without value"
     if len(value) > MAX_BYTES:
         return f"Expected at most {MAX_BYTES} bytes, got {len(value)}"
+    if len(value) > 2 * MAX_DEPTH and _too_deep(value):
+        return "JSON is nested too deeply"
     try:
         event = _event_decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return str(error)
     except RecursionError:
         return "JSON is nested too deeply"
-    if not event.user and event.kind != END:
+    return _fault(event) or event
+
+
+def decode_events(values: Sequence[bytes | None]) -> list[Event | str]:
+    """`decode_event` of each value; many of them cost little more than their decoding as long as all are good."""
+    try:
+        if len(max(values, key=len, default=b"")) > 2 * MAX_DEPTH:  # type: ignore[arg-type]
+            return [decode_event(value) for value in values]
+        events: list[Event | str] = list(map(_event_decoder.decode, values))  # type: ignore[arg-type]
+    except (TypeError, ValueError, RecursionError):  # no value at all, bad JSON, no UTF-8, nested too deeply
+        return [decode_event(value) for value in values]
+    for at, event in enumerate(events):
+        if isinstance(event, Event) and (not event.item or not event.user or event.slot_logp):
+            events[at] = _fault(event) or event
+    return events
+
+
+def _too_deep(value: bytes) -> bool:
+    if value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = deepest = 0
+    for sign in _SIGNS.findall(value):
+        depth += (sign in b"[{") - (sign in b"]}")
+        deepest = max(deepest, depth)
+    return deepest > MAX_DEPTH
+
+
+def _fault(event: Event) -> str:
+    """What is wrong with an event that has the right types, "" = nothing."""
+    if not event.user and event.kind not in _USERLESS:
         return "Object missing required field `user`"
     if not event.item and event.kind not in _ITEMLESS:
         return f"Object missing required field `item`, which kind {event.kind!r} needs"
     if event.slot_logp and len(event.slot_logp) != len(event.slate):
         return f"Expected {len(event.slate)} values as in `$.slate`, got {len(event.slot_logp)} - at `$.slot_logp`"
-    return event
+    return ""
 
 
 def decode_decision(value: bytes) -> DecisionMessage:
@@ -211,108 +277,6 @@ def _readable(original: bytes | None) -> tuple[str | None, str | None]:
         return original.decode(), None
     except UnicodeDecodeError:
         return None, base64.b64encode(original).decode()
-
-
-# --- messages -> Events --------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Received:
-    """What a batch of messages came to."""
-
-    events: Events
-    requests: dict[int, list[str]]  # user row -> ids of that user's requests, in order; only if some request has one
-    refused: list[tuple[int, str]]  # index into the batch, reason
-
-
-def to_events(
-    messages: Sequence[Event], sent: Sequence[float], catalog: Catalog, sessions: SessionStore, slate: int
-) -> Received:
-    """Events from decoded messages (none of kind `end`), in order.
-
-    Args:
-        messages: decoded events.
-        sent: wall clock of each record, seconds since the epoch; also the time of events that carry none.
-        catalog: gives items their rows. Messages that name an item it has no room for are refused; an item that is
-            too rare yet (`Catalog.admit`) is row 0, and the message is taken as one without an item.
-        sessions: gives users their rows.
-        slate: K, the widest slate of a request. Wider ones are refused.
-    """
-    items = catalog.rows([m.item for m in messages]).tolist()
-    slates = {at: catalog.rows(m.slate) for at, m in enumerate(messages) if m.slate}
-    refused = _refusals(messages, items, slates, catalog, slate)
-    bad = {at for at, _ in refused}
-    keep = [at for at in range(len(messages)) if at not in bad] if bad else range(len(messages))
-    kept = [messages[at] for at in keep] if bad else messages
-    user = sessions.rows([m.user for m in kept])
-    stamps = [sent[at] for at in keep]
-    shown, slot_logp = _slates(kept, [slates.get(at) for at in keep], slate if slates else 0)
-    events = Events.of(
-        user,
-        torch.tensor([_CODES[m.kind] for m in kept], dtype=torch.int8),
-        torch.tensor(
-            [stamp if m.time is None else m.time for m, stamp in zip(kept, stamps, strict=True)], dtype=torch.float64
-        ),
-        item=torch.tensor([items[at] for at in keep], dtype=torch.int64),
-        value=torch.tensor([m.value for m in kept], dtype=torch.float32),
-        decision=torch.tensor([m.decision for m in kept], dtype=torch.int64),
-        slot=torch.tensor([m.slot for m in kept], dtype=torch.int64),
-        session=torch.tensor([session_key(m.session) for m in kept], dtype=torch.int64),
-        sent=torch.tensor(stamps, dtype=torch.float64),
-        shown=shown,
-        slot_logp=slot_logp,
-    )
-    return Received(events, _request_ids(kept, user), refused)
-
-
-def _refusals(
-    messages: Sequence[Event], items: list[int], slates: dict[int, Tensor], catalog: Catalog, slots: int
-) -> list[tuple[int, str]]:
-    refused: dict[int, str] = {}
-    full = f"the catalogue is full at catalog.capacity = {catalog.capacity}"
-    if catalog.full and 0 in items:
-        for at, row in enumerate(items):
-            if row == 0 and messages[at].item:
-                refused[at] = f"{full} and item {messages[at].item!r} is new - at `$.item`"
-    for at, rows in slates.items():
-        if len(rows) > slots:
-            refused[at] = f"Expected at most {slots} items as in run.slate, got {len(rows)} - at `$.slate`"
-        elif catalog.full and any(
-            row == 0 and item for row, item in zip(rows.tolist(), messages[at].slate, strict=True)
-        ):
-            refused[at] = f"{full} and an item is new - at `$.slate`"
-    return sorted(refused.items())
-
-
-def _slates(messages: Sequence[Event], slates: list[Tensor | None], width: int) -> tuple[Tensor, Tensor]:
-    """[B, width] rows of what logs say was shown, and the log-propensity per slot."""
-    shown = torch.zeros(len(messages), width, dtype=torch.int64)
-    logp = torch.full((len(messages), width), torch.nan)
-    for at, rows in enumerate(slates):
-        if rows is None:
-            continue
-        shown[at, : len(rows)] = rows
-        known = [math.nan if p is None else p for p in messages[at].slot_logp]
-        logp[at, : len(known)] = torch.tensor(known)
-    return shown, logp
-
-
-def _request_ids(messages: Sequence[Event], user: Tensor) -> dict[int, list[str]]:
-    if not any(m.id for m in messages):
-        return {}
-    ids: dict[int, list[str]] = {}
-    for m, row in zip(messages, user.tolist(), strict=True):
-        if m.kind == "request":
-            ids.setdefault(row, []).append(m.id)
-    return ids
-
-
-@lru_cache(maxsize=65_536)
-def session_key(session: str) -> int:
-    """63 bits of a session id, the same in every process; 0 for the empty id."""
-    if not session:
-        return 0
-    return (int.from_bytes(hashlib.blake2b(session.encode(), digest_size=8).digest(), "little") >> 1) or 1
 
 
 # --- Events and Decisions -> messages ------------------------------------------------------------------------------

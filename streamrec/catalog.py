@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -65,6 +66,9 @@ class Catalog:
         self.category = torch.zeros(capacity + 1, dtype=torch.int64, device=device)  # [N + 1], 0 = unknown
         self.features = torch.zeros(capacity + 1, 0, device=device)  # [N + 1, F] float32
         self.born = torch.full((capacity + 1,), torch.nan, dtype=torch.float64, device=device)  # [N + 1] event time
+        self.withdrawn = torch.zeros(capacity + 1, dtype=torch.bool, device=device)  # [N + 1], `see` is not enough
+        self._some_withdrawn = False
+        self._categories: dict[str, int] = {}  # name -> number
         self._row: dict[str, int] = {"": 0}
         self._free: deque[int] = deque()  # empty rows, emptied first in front
         self._rare: tuple[dict[str, int], dict[str, int]] = ({}, {})  # occurrences of ids without a row: newer, older
@@ -88,7 +92,7 @@ class Catalog:
             [B] int64; 0 for the empty id, for ids that are too rare yet, and for new ids when the catalogue is full.
         """
         known = self._row
-        out = np.fromiter((known.get(i, -1) for i in ids), dtype=np.int64, count=len(ids))
+        out = np.fromiter(map(known.get, ids, repeat(-1)), dtype=np.int64, count=len(ids))
         for at in np.flatnonzero(out < 0).tolist():
             out[at] = self._add(ids[at])
         if self.ttl_s is not None:
@@ -97,12 +101,21 @@ class Catalog:
                 self._touched = [np.unique(np.concatenate(self._touched))]
         return torch.from_numpy(out)
 
+    def find(self, ids: Sequence[str]) -> Tensor:
+        """Rows of `ids` as they are, [B] int64: looking at an item is no occurrence. 0 = it has none."""
+        known = self._row
+        return torch.tensor([known.get(item, 0) for item in ids], dtype=torch.int64)
+
     def _add(self, item: str) -> int:
         row = self._row.get(item)
         if row is not None:
             return row
         if self.full or not self._common(item):
             return 0
+        return self._give(item)
+
+    def _give(self, item: str) -> int:
+        """A row for an item that has none; one is left."""
         if self._free:
             row = self._free.popleft()
             self.ids[row] = item
@@ -123,6 +136,41 @@ class Catalog:
         newer[item] = count
         self._rare = (newer, older)
         return False
+
+    def upsert(self, item: str, category: str = "", available: bool = True) -> int:
+        """Know an item that was not heard of before, or know better; whatever was withdrawn is back.
+
+        Args:
+            item: its id. It gets a row at once, whatever `admit` says.
+            category: what it is, "" = as before.
+            available: it may be recommended from now on; False = not before `upsert` says so.
+
+        Returns:
+            its row; 0 when the catalogue is full.
+        """
+        row = self._row.get(item) or (0 if self.full else self._give(item))
+        if row == 0:
+            return 0
+        for part in self._rare:
+            part.pop(item, None)
+        if self.ttl_s is not None:
+            self._touched.append(np.array([row], dtype=np.int64))
+        if category:
+            self.category[row] = self._category(category)
+        self.withdrawn[row] = not available
+        self._some_withdrawn = bool(self.withdrawn.any())
+        self.available[row] = available
+        return row
+
+    def _category(self, name: str) -> int:
+        if name not in self._categories:
+            self._categories[name] = len(self._categories) + 1
+        return self._categories[name]
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories that `upsert` was told, by number; 0 is unknown."""
+        return ["", *self._categories]
 
     def expire(self, now: float) -> Tensor:
         """Empty the rows of items that have been idle for longer than `ttl_s`, up to an eighth of it longer.
@@ -193,11 +241,18 @@ class Catalog:
 
     def see(self, rows: Tensor) -> None:
         """Make items recommendable. Row 0 stays out."""
-        self.available[rows] = True
+        self.available[rows] = ~self.withdrawn[rows] if self._some_withdrawn else True
         self.available[0] = False
 
+    def withdraw(self, rows: Tensor) -> None:
+        """Take items out of every later recommendation, whoever sees them again, until `upsert` brings them back."""
+        self.withdrawn[rows] = True
+        self.withdrawn[0] = False
+        self.available[rows] = False
+        self._some_withdrawn = bool(self.withdrawn.any())
+
     def retire(self, rows: Tensor) -> None:
-        """Take items out of every later recommendation; their rows and what was learned about them stay."""
+        """Take items out of recommendations until they are seen again; their rows and what was learned of them stay."""
         self.available[rows] = False
 
     @property
@@ -214,10 +269,10 @@ class Catalog:
             "touched": np.unique(np.concatenate(self._touched)).tolist() if self._touched else [],
             "clock": torch.tensor([self._said, self._clock, self._next_scan], dtype=torch.float64),
         }
-        return {"ids": self.ids[1:], "life": life, **tables}
+        return {"ids": self.ids[1:], "life": life, "categories": list(self._categories), **tables}
 
     def _tables(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in ("available", "category", "features", "born")}
+        return {name: getattr(self, name) for name in ("available", "category", "features", "born", "withdrawn")}
 
     def load_state_dict(self, state: State) -> None:
         if len(state["ids"]) > self.capacity:
@@ -230,7 +285,10 @@ class Catalog:
         self.reserve(state["features"].shape[1])
         for name, table in self._tables().items():
             table.fill_(torch.nan if name == "born" else 0)
-            table[: self.size] = state[name].to(table.device)
+            if name in state:  # checkpoints of 0.1 know nothing of `withdrawn`
+                table[: self.size] = state[name].to(table.device)
+        self._some_withdrawn = bool(self.withdrawn.any())
+        self._categories = {name: at for at, name in enumerate(state.get("categories", ()), 1)}
         self._load_life(state["life"])
 
     def _load_life(self, life: State) -> None:

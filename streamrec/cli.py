@@ -13,6 +13,8 @@ import typer
 
 from consumers.commands_dead_letters import app as dead_letters_app
 from consumers.commands_events import app as events_app
+from consumers.commands_serve import serve
+from consumers.commands_token import token
 from streamrec.data.importers.command import app as data_app
 from streamrec.lifeline import tie_to_parent
 from streamrec.replay import commands
@@ -33,6 +35,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(events_app, name="events")
 app.add_typer(dead_letters_app, name="dlq")
+app.command()(token)
 
 SpecName = Annotated[str, typer.Argument(help="A spec file, or the name of a shipped one (`streamrec specs`).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the spec.")]
@@ -68,7 +71,15 @@ def main() -> None:
         sys.exit(code)
 
 
-_EXIT = {"BadSpec": 2, "BadLog": 2, "Refused": 2, "BadHandOver": 2, "BrokerUnavailable": 1, "DemoFailed": 1}
+_EXIT = {
+    "BadSpec": 2,
+    "BadLog": 2,
+    "Refused": 2,
+    "BadHandOver": 2,
+    "BrokerUnavailable": 1,
+    "DemoFailed": 1,
+    "CannotListen": 1,
+}
 """Errors that the person at the keyboard can mend, told without a traceback. By name: their modules import torch."""
 
 
@@ -207,6 +218,7 @@ def _is_spec(name: str | None, log: Path | None) -> bool:
     return name in specs.shipped() and not Path(name).exists()
 
 
+app.command()(serve)
 app.command()(commands.audit)
 app.command()(commands.compare)
 app.command()(commands.plan)
@@ -222,16 +234,25 @@ def produce(
     pace: Annotated[
         float | None, typer.Option(min=0, help="Simulated users: seconds of event time per second; default: no wait.")
     ] = None,
+    http: Annotated[
+        str | None, typer.Option(help="Simulated users: play over HTTP with the service at this URL.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="--http: a file with a token of scope admin.")] = None,
+    rate: Annotated[float | None, typer.Option(help="--http: most recommendations asked for per second.")] = None,
     seconds: Seconds = None,
     sets: Sets = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Send a log, or simulated users, to Kafka."""
+    """Send a log, or simulated users, to Kafka; or have simulated users come over HTTP."""
     from consumers.produce import play, send_log
 
     servers = bootstrap_servers or DEFAULT_SERVERS
-    if Path(source).exists() and not source.endswith(".toml"):
+    if http is not None:
+        from consumers.http_players import over_http
+
+        report = over_http(_load(source, sets, None), http, token_file, rate, seconds or 0.0, quiet)
+    elif Path(source).exists() and not source.endswith(".toml"):
         report = send_log(Path(source), servers, topic, _columns(column or []), limit, quiet=quiet)
     else:
         report = play(_load(source, sets, None), servers, topic, seconds or 0.0, pace=pace, quiet=quiet)
@@ -304,7 +325,7 @@ def bench(
         str,
         typer.Argument(
             help="What to measure: simulators, loop, kafka, dqn, warmstart, serving, ranking, replay, agents, encoders "
-            "or continual; or a study: coverage, own-world."
+            "or continual; cost: memory and speed by size; crash: kills; or a study: coverage, own-world."
         ),
     ],
     as_json: Json = False,
@@ -316,14 +337,21 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="encoders, continual: the folder of the data set.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="agents, encoders: seeds per agent or model.")] = 3,
     short: Annotated[
-        bool, typer.Option("--short", help="agents, replay: fifty times shorter, to see that it works.")
+        bool, typer.Option("--short", help="agents, replay, crash: much shorter, to see that it works.")
     ] = False,
+    kills: Annotated[int, typer.Option(min=1, help="crash: how often a consumer is killed.")] = 200,
     jobs: Annotated[int, typer.Option(min=1, help="agents, encoders: processes at a time.")] = 1,
     device: Annotated[str, typer.Option(help="encoders, continual: where models live, cpu or cuda.")] = "cpu",
     run_dir: RunDir = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure: speed as ratios against a limit or peer of the same run, agents in worlds, encoders on data sets."""
+    if name == "crash":
+        from streamrec.bench.crash import all_of_it
+
+        told = all_of_it(kills, short, 0, lambda text: None if quiet else print(text, file=sys.stderr, flush=True))
+        print(json.dumps(told))
+        raise typer.Exit(0 if told["equal"] else 1)
     if name == "replay":
         _bench_replay(seconds, short, as_json)
         return

@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 
-from streamrec import checkpoint
+from streamrec import checkpoint, parallel
 from streamrec import spec as specs
 from streamrec.build import BadSpec, build, did_you_mean
 from streamrec.catalog import Catalog
 from streamrec.evaluation.report import recovery, write_report
 from streamrec.loop import Loop, policy_names
 from streamrec.ports import Agent, State
+from streamrec.publish import Publisher
 from streamrec.sessions import SessionStore
 from streamrec.warmstart import Witness
 
@@ -40,22 +41,29 @@ class Settings:
         decisions: stop once this many decisions have closed; 0 = when the world is over.
         seconds: stop after this much wall time; 0 = no limit.
         update_every: closed decisions per learning step.
+        update_s: wall seconds after which fewer decisions are learned from too; 0 = never, which is repeatable.
         checkpoint_s: wall seconds between checkpoints.
         metrics_s: wall seconds between lines of `metrics.jsonl`.
         threads: torch threads; small operations on a shared machine are many times slower with two than with one.
         device: "auto" takes a GPU where there is one.
         slate: K, items per decision.
+        publish_s: least wall seconds between the versions of the model in `models/`, which a service answers with; 0 =
+            none are published.
+        learners: processes that learn this model together, each started with this spec; see `streamrec.parallel`.
         marks: texts for the plots by event time in seconds since the epoch, as a string key: {"1700001200" = "shift"}.
     """
 
     decisions: int = 0
     seconds: float = 0.0
     update_every: int = 512
+    update_s: float = 0.0
     checkpoint_s: float = 30.0
     metrics_s: float = 1.0
     threads: int = 1
     device: str = "auto"
     slate: int = 10
+    publish_s: float = 0.0
+    learners: int = 1
     marks: dict[str, str] | None = None
 
     def torch_device(self) -> torch.device:
@@ -74,7 +82,7 @@ class Experiment:
     """
 
     def __init__(self, spec: specs.Spec, run_dir: Path, command: str = "") -> None:
-        self.spec, self.run_dir, self.command = spec, run_dir, command
+        self.spec, self.run_dir, self.command = spec, run_dir, specs.without_passwords(command)
         known = Settings.__dataclass_fields__
         for key in spec.get("run", {}):
             if key not in known:
@@ -106,14 +114,18 @@ class Experiment:
                 raise BadSpec(f"the spec has no [{table}] table")
         context["catalog"] = catalog = self._make(Catalog, "catalog")
         context["sessions"] = self._make(SessionStore, "sessions")
+        learners = parallel.start(self.settings.learners, catalog)
         # The world first: it says how wide contexts and features are, which agents are built for.
         world = build(spec["world"], context, "world")
         agent = build(spec["agent"], context, "agent")
         context["policies"] = list(policy_names(agent))
+        if not getattr(world, "policies", True):  # a world that names them on the wire is built before they are known
+            world.policies = tuple(context["policies"])
         meters = build(spec.get("meters", {}), context, "meters")
         limit = self.settings.decisions or None
         every, device = self.settings.update_every, self.settings.torch_device()
-        return Loop(world, context["sessions"], catalog, agent, meters, every, limit, device)
+        sessions, quiet = context["sessions"], self.settings.update_s
+        return Loop(world, sessions, catalog, agent, meters, every, limit, device, learners=learners, update_s=quiet)
 
     def _make(self, cls: type, table: str) -> Any:
         return build({"use": f"{cls.__module__}.{cls.__qualname__}", **self.spec.get(table, {})}, self._context, table)
@@ -148,14 +160,26 @@ class Experiment:
 
     def _main(self) -> None:
         next_line, next_checkpoint = time.monotonic(), time.monotonic() + self.settings.checkpoint_s
+        publisher = Publisher(self.run_dir / "models", self.settings.publish_s) if self.settings.publish_s else None
+        learners = self.loop.learners
+        if learners is not None:
+            learners.same(learners.weights())
         while not self.stopped and not self._out_of_time() and self.loop.step():
             now = time.monotonic()
+            if learners is not None:
+                now, self.stopped = learners.in_step(now, next_checkpoint, self.stopped or self._out_of_time())
+            if publisher is not None:
+                publisher.step(self.loop)
             if now >= next_line:
                 self._write_metrics()
                 next_line = now + self.settings.metrics_s
             if now >= next_checkpoint:
                 self._checkpoint()
                 next_checkpoint = time.monotonic() + self.settings.checkpoint_s
+        if learners is not None:
+            learners.leave(self.stopped)
+        if publisher is not None:
+            publisher.close(self.loop)
 
     def _warm_start(self) -> None:
         """Before the run: a policy learns from a log, or a teacher does and hands over to it.

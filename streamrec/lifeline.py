@@ -26,11 +26,11 @@ def _wait_for_end() -> None:
 
 
 def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start `streamrec arguments...`, tied to this process; its output goes to the file `log`.
+    """Start `streamrec arguments...`, tied to this process; its output is added to the file `log`.
 
     The child has a session of its own, so that Ctrl-C in a terminal reaches it through us and in the right order.
     """
-    with log.open("wb") as file:
+    with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "streamrec.cli", *arguments],
             stdin=subprocess.PIPE,

@@ -11,6 +11,7 @@ import torch
 
 from streamrec.catalog import Catalog
 from streamrec.expiry import check, renew
+from streamrec.parallel import Learners
 from streamrec.ports import Agent, Meter, State, World
 from streamrec.records import Events, Kind, Transition
 from streamrec.sessions import SessionStore
@@ -32,6 +33,9 @@ class Loop:
         decisions: stop once this many decisions have closed; None = when the world is over.
         device: records move there after `poll` and back before `send`.
         clock: wall clock, seconds since the epoch; only for `event_to_weights_ms`.
+        learners: this process among several that learn one model, see `streamrec.parallel`; None = it is alone.
+        update_s: wall seconds after which a learning step is taken for fewer decisions than `update_every`, so that a
+            quiet stream is learned too; 0 = never, and the same stream always gives the same weights.
 
     Raises:
         ValueError: a setting out of its range, or items expire and the agent cannot let go of them.
@@ -48,6 +52,8 @@ class Loop:
         decisions: int | None = None,
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.time,
+        learners: Learners | None = None,
+        update_s: float = 0.0,
     ) -> None:
         if update_every < 1:
             raise ValueError(f"run.update_every must be at least 1, got {update_every}")
@@ -55,11 +61,14 @@ class Loop:
         self.world, self.sessions, self.catalog, self.agent = world, sessions, catalog, agent
         self.meters = meters or {}
         self.update_every, self.limit = update_every, decisions
-        self.device, self.clock = torch.device(device), clock
+        self.device, self.clock, self.learners = torch.device(device), clock, learners
+        self.update_s, self._updated = update_s, clock()
         self.counts = {"polls": 0, "events": 0, "requests": 0, "decisions": 0, "updates": 0}
         self.pending = 0  # closed decisions since the last update
         self.learning: dict[str, float] = {}  # what the last update of each policy said
         self.delays_s: deque[float] = deque(maxlen=20_000)  # event sent -> weights that know it, newest last
+        self.newest_sent = 0.0  # wall clock when the newest event was sent that the weights know, 0 = none
+        self._taken = 0.0  # wall clock when the newest event was sent that was polled, 0 = unknown
         self._unlearned: list[torch.Tensor] = []  # when the events were sent that no update has used yet
 
     def step(self, timeout_s: float = 0.1) -> bool:
@@ -71,9 +80,14 @@ class Loop:
             return False
         self.counts["polls"] += 1
         self.counts["events"] += len(events)
+        self._taken = max(self._taken, float(events.sent.max()) if len(events) else 0.0)
         for wave in events.to(self.device).waves():
             self._wave(wave)
         self._learn_from(self.sessions.expire())
+        if self.learners is not None:
+            self._update_together(self.learners)
+        elif self.update_s and self.pending and self.clock() - self._updated >= self.update_s:
+            self._update()
         self._expire_items(events)
         return True
 
@@ -111,11 +125,22 @@ class Loop:
         self.counts["decisions"] += len(closed)
         self.pending += len(closed)
         self._unlearned.append(closed.sent[closed.sent > 0])
-        while self.pending >= self.update_every:
-            self.pending -= self.update_every
-            self.learning |= self.agent.update()
-            self.counts["updates"] += 1
-            self._note_delays()
+        while self.learners is None and self.pending >= self.update_every:
+            self._update()
+
+    def _update(self) -> None:
+        self.pending = max(0, self.pending - self.update_every)
+        self._updated = self.clock()
+        self.learning |= self.agent.update()
+        self.counts["updates"] += 1
+        self._note_delays()
+
+    def _update_together(self, learners: Learners) -> None:
+        """As many updates as the busiest learner has due; whoever has none follows the others' steps."""
+        for _ in range(learners.most(self.pending // self.update_every)[0]):
+            with learners.round():
+                if self.pending >= self.update_every:
+                    self._update()
 
     def _note_delays(self) -> None:
         """The weights know now what was closed before this update."""
@@ -123,6 +148,7 @@ class Loop:
         self._unlearned = []
         for part in sent:
             self.delays_s.extend((now - part).tolist())
+            self.newest_sent = max(self.newest_sent, float(part.max()) if len(part) else 0.0)
 
     def read(self) -> dict[str, Any]:
         """Counters and what every meter says, as JSON values."""
@@ -132,12 +158,20 @@ class Loop:
             **self.sessions.counts,
             "time": self.sessions.watermark if self.counts["events"] else None,
             "items": len(self.catalog),
-            "lag": getattr(self.world, "lag", None),
+            **self._lag(),
             "dead_letters": dead,
             "event_to_weights_ms": self._delays(),
             "learning": dict(self.learning),
+            "world": getattr(self.world, "figures", dict)(),
             "meters": {name: meter.read() for name, meter in self.meters.items()},
         }
+
+    def _lag(self) -> dict[str, float | None]:
+        """Records not taken in yet, and for how long the world has gone on without us."""
+        records = getattr(self.world, "lag", None)
+        if records is None or not self._taken:
+            return {"lag": records, "lag_s": 0.0 if records == 0 else None}
+        return {"lag": records, "lag_s": max(0.0, self.clock() - self._taken) if records else 0.0}
 
     def _delays(self) -> dict[str, float] | None:
         if not self.delays_s:

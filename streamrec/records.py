@@ -205,8 +205,10 @@ class Events(Rows):
         rank = rank_within(self.user)
         sizes = torch.bincount(rank)
         order = torch.argsort(rank, stable=True)
-        for part in torch.split(order, sizes.tolist()):
-            yield self[part]
+        ordered, end = self[order], 0
+        for size in sizes.tolist():
+            yield ordered[end : end + size]
+            end += size
 
 
 _OPTIONAL = {"shown": 0, "slot_logp": math.nan, "context": 0.0, "offer": 0}

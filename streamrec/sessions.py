@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -43,9 +44,9 @@ class Users:
         Raises:
             ValueError: more different users in one call than the store can hold.
         """
-        self._tick += 1
+        self._tick += len(ids) > 0  # polls without events must not show in the state
         known = self._row
-        out = np.fromiter((known.get(i, -1) for i in ids), dtype=np.int64, count=len(ids))
+        out = np.fromiter(map(known.get, ids, repeat(-1)), dtype=np.int64, count=len(ids))
         self._used[out[out >= 0]] = self._tick
         self.evicted = torch.zeros(0, dtype=torch.int64)
         fresh: list[int] = []
@@ -87,6 +88,23 @@ class Users:
             self.ids[row] = None
             self._free.append(row)
         self.evicted = torch.from_numpy(oldest)
+
+    def __len__(self) -> int:
+        """Users held."""
+        return len(self._row)
+
+    def find(self, name: str) -> int | None:
+        """The row of a user, who is not counted as asked for by this."""
+        return self._row.get(name)
+
+    def remove(self, ids: Sequence[str]) -> list[int]:
+        """Empty the rows of users, whom others may follow there; returns the rows. Those nobody knows are left out."""
+        gone = [row for name in dict.fromkeys(ids) if (row := self._row.pop(name, None)) is not None]
+        for row in gone:
+            self.ids[row] = None
+        self._used[gone] = 0
+        self._free.extend(gone)
+        return gone
 
     def rename(self, rows: Sequence[int], ids: Sequence[str]) -> None:
         """Give rows in use to other users."""
@@ -133,7 +151,11 @@ class SessionStore:
     every slot has a reaction, when the user leaves, or when `patience_s` of event time pass without either.
     Slots nobody reacted to are then IMPRESSION: silence is not a skip. Feedback for a decision already closed
     ("late"), received before ("duplicate") or for a decision never heard of ("unknown") is counted in `counts`
-    and earns nothing; late and unknown clicks still enter the history, because they did happen.
+    and earns nothing; late and unknown clicks still enter the history, because they did happen. So do events older
+    than what the user was last heard of ("out_of_order"): histories are in the order of arrival, and the time a user
+    was last heard of does not go back.
+
+    What a decision earns that nobody reacts to is the weight of `impression` per slot, 0 unless `reward` has one.
 
     Args:
         users: the most users held; beyond it the longest idle make room. Memory is about
@@ -143,6 +165,7 @@ class SessionStore:
         slate: K, slots of a slate.
         gap_s: a pause longer than this starts a new session (where the stream names no sessions).
         patience_s: event time after which an unanswered decision is closed with what there is.
+        grace_s: event time for which the decision is kept open after that, for reactions that come behind others.
         reward: weight per kind of feedback; reward of a slot = sum of weight * value.
         device: where the tables live.
     """
@@ -155,6 +178,7 @@ class SessionStore:
         slate: int = 10,
         gap_s: float = 1800.0,
         patience_s: float = 1800.0,
+        grace_s: float = 0.0,
         reward: Mapping[str, float] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -163,10 +187,14 @@ class SessionStore:
                 raise ValueError(f"sessions.{name} must be at least 1, got {number}")
         self.users = Users(users)
         self.length, self.skips, self.slots = length, skips, slate
-        self.gap_s, self.patience_s = gap_s, patience_s
+        if grace_s < 0:
+            raise ValueError(f"sessions.grace_s must be at least 0, got {grace_s}")
+        self.gap_s, self.patience_s, self.grace_s = gap_s, patience_s, grace_s
         self.device = torch.device(device)
         self.watermark = float("-inf")  # newest event time seen
-        self.counts = {"late": 0, "duplicate": 0, "unknown": 0, "evicted_open": 0}
+        self.recycled = 0  # how often items left everything, since this store was made
+        self.counts = dict.fromkeys(("late", "duplicate", "unknown", "out_of_order", "evicted_open"), 0)
+        self._positive, self._feedback = (_table_of(kinds).to(self.device) for kinds in (POSITIVE, FEEDBACK))
         self._weights = _reward_table(reward or {"click": 1.0, "purchase": 1.0, "rating": 1.0}).to(self.device)
         self._next_scan = float("-inf")
 
@@ -223,6 +251,17 @@ class SessionStore:
             self._name(fresh)
         return rows
 
+    def erase(self, ids: Sequence[str]) -> Tensor:
+        """Leave nothing of these users: no id, no history, no open decision, which closes without a transition.
+
+        Returns:
+            their rows, [R] int64 on the CPU, which new users may get. Users nobody knows have none.
+        """
+        rows = torch.tensor(self.users.remove(ids), dtype=torch.int64)
+        for table in self._tables().values():
+            table[rows.to(self.device)] = 0
+        return rows
+
     def rename(self, rows: Tensor, ids: Sequence[str]) -> None:
         """Give `rows` [B], in use, to new users: nothing is left of those before."""
         self._forget(rows.to(self.device))
@@ -248,6 +287,7 @@ class SessionStore:
 
         Of a decision that waits, the slots that showed them are empty from then on.
         """
+        self.recycled += 1
         used = slice(len(self.users.ids))
         blank(self._all()[used], items)
         if self._open is not None:
@@ -286,6 +326,21 @@ class SessionStore:
         self._asked[rows] += 1
         return (mix(self._key[rows] + self._asked[rows] * 0x5851F42D4C957F2D) & ((1 << 53) - 2)) + 1
 
+    def find(self, user: str) -> int | None:
+        """The row of a user who is held; None = nobody of that id is."""
+        return self.users.find(user)
+
+    def heard(self, rows: Tensor) -> Tensor:
+        """Event time at which the users at `rows` [B] were last heard of, [B] float64."""
+        return self._last[rows]
+
+    def preview(self, rows: Tensor, time: Tensor, session: Tensor) -> History:
+        """What `read` will say once requests of `rows` [B] at `time` [B], of `session` [B] (0 = unnamed), are taken."""
+        history = self.read(rows, time)
+        cut = torch.where(session != 0, session != self._session[rows], time - self._last[rows] > self.gap_s)
+        history.in_session[cut], history.pages[cut], history.page_kinds[cut] = 0, 0, 0
+        return history
+
     # --- one wave ----------------------------------------------------------------------------------------------
 
     def take(self, wave: Events) -> Transition | None:
@@ -299,14 +354,18 @@ class SessionStore:
         self.watermark = max(self.watermark, float(wave.time.max()))
         complete = torch.zeros(len(wave), dtype=torch.bool, device=wave.user.device)
         fresh = torch.ones_like(complete)
-        answers = (wave.decision != 0) & _is(wave.kind, *FEEDBACK)
+        answers = wave.decision != 0
         if bool(answers.any()):
+            answers &= self._feedback[wave.kind.long()]
             fresh[answers], complete[answers] = self._mark(wave[answers])
         self._touch(wave)
-        self._remember(wave[fresh])
+        self._remember(wave, fresh)
+        if self._open is None:
+            return None
         leaving = wave.kind == int(Kind.LEAVE)
         ends = (complete | leaving | (wave.kind == int(Kind.REQUEST))) & (self._open_id[wave.user] != 0)
-        return self._close(wave.user[ends], wave.time[ends], leaving[ends], wave.sent[ends])
+        at = torch.nonzero(ends).squeeze(1)
+        return self._close(wave.user[at], wave.time[at], leaving[at], wave.sent[at])
 
     def open(self, shown: Decision, wanted: Decision, history: History, asked: Events) -> None:
         """Wait for the reaction to `shown`, the answer to the requests `asked`."""
@@ -331,7 +390,8 @@ class SessionStore:
             return None
         self._next_scan = self.watermark + self.patience_s / 8
         used = len(self.users.ids)
-        waiting = (self._open_id[:used] != 0) & (self._open.history.time[:used] < self.watermark - self.patience_s)
+        before = self.watermark - self.patience_s - self.grace_s
+        waiting = (self._open_id[:used] != 0) & (self._open.history.time[:used] < before)
         rows = torch.nonzero(waiting).squeeze(1)
         deadline = self._open.history.time[rows] + self.patience_s
         never = torch.zeros_like(deadline)
@@ -340,6 +400,7 @@ class SessionStore:
     def _touch(self, wave: Events) -> None:
         """Notice new sessions and the passing of time, requests included."""
         user, last = wave.user, self._last[wave.user]
+        self.counts["out_of_order"] += int((wave.time < last).sum())
         named = wave.session != 0
         cut = torch.where(named, wave.session != self._session[user], wave.time - last > self.gap_s)
         self._in_session[user] = torch.where(cut, 0, self._in_session[user])
@@ -347,7 +408,8 @@ class SessionStore:
         self._last[user] = torch.maximum(last, wave.time)
         if self._pages.shape[1]:
             self._pages[user[cut]], self._page_kinds[user[cut]] = 0, 0
-        self._listen(wave[wave.kind == int(Kind.REQUEST)])
+        if self._context.shape[1] or self._offer.shape[1]:
+            self._listen(wave[wave.kind == int(Kind.REQUEST)])
 
     def _listen(self, asked: Events) -> None:
         """Keep what requests say beside who asks; one that says nothing leaves what was said before."""
@@ -359,17 +421,21 @@ class SessionStore:
                     )
                 table[asked.user] = said.to(table.dtype)
 
-    def _remember(self, wave: Events) -> None:
-        liked = wave[_is(wave.kind, *POSITIVE) & (wave.item > 0)]
-        if len(liked):
-            _push(self._items, liked.user, liked.item)
-            _push(self._kinds, liked.user, liked.kind)
-            _push(self._times, liked.user, liked.time)
-            self._in_session[liked.user] += 1
-        passed = wave[(wave.kind == int(Kind.SKIP)) & (wave.item > 0)]
-        if len(passed):
-            _push(self._skipped, passed.user, passed.item)
-            _push(self._skip_times, passed.user, passed.time)
+    def _remember(self, wave: Events, fresh: Tensor) -> None:
+        """The rows of `wave` that are `fresh` [B] bool enter the windows."""
+        fresh = fresh & (wave.item > 0)
+        at = torch.nonzero(fresh & self._positive[wave.kind.long()]).squeeze(1)
+        if len(at):
+            user = wave.user[at]
+            _push(self._items, user, wave.item[at])
+            _push(self._kinds, user, wave.kind[at])
+            _push(self._times, user, wave.time[at])
+            self._in_session[user] += 1
+        at = torch.nonzero(fresh & (wave.kind == int(Kind.SKIP))).squeeze(1)
+        if len(at):
+            user = wave.user[at]
+            _push(self._skipped, user, wave.item[at])
+            _push(self._skip_times, user, wave.time[at])
 
     def _mark(self, answers: Events) -> tuple[Tensor, Tensor]:
         """Write reactions into the open decisions. Returns [B] bool: not seen before; [B] bool: all slots answered."""
@@ -433,6 +499,43 @@ class SessionStore:
             sent=sent,
         )
 
+    # --- users who move to another store -------------------------------------------------------------------------
+
+    @property
+    def open_ids(self) -> Tensor:
+        """[users held] int64: the decision each row has not answered yet, 0 = none."""
+        return self._open_id[: len(self.users.ids)]
+
+    @property
+    def row_bytes(self) -> int:
+        """Of all tables, per row: what a user costs, beside the id."""
+        return sum(table[:1].numel() * table.element_size() for table in self._tables().values())
+
+    def part(self, rows: Tensor) -> State:
+        """Copies of everything known of the users at `rows` [R], on the CPU, in the rows of this run's catalogue."""
+        tables = {name: table[rows].cpu() for name, table in self._tables().items() if name != "key"}
+        return {"users": self.user_ids(rows), "tables": tables, "widths": self._widths()}
+
+    def put_part(self, part: State) -> Tensor:
+        """Take over users from a `part`; returns their rows [R] int64, on the CPU.
+
+        Raises:
+            ValueError: it has tables of other widths than this store.
+        """
+        rows = self.rows(part["users"])
+        if self._open is None and part["widths"] is not None:
+            self._open = self._empty_open(*part["widths"])
+        for name, saved in part["tables"].items():
+            table = self._tables()[name]
+            if saved.shape[1:] != table.shape[1:]:
+                raise ValueError(
+                    f"the state has {name} of width {tuple(saved.shape[1:])}, this run {tuple(table.shape[1:])}: "
+                    "sessions.length, sessions.skips and slate must be the same in all members of a group"
+                )
+            owner = name.startswith("open.") and name.endswith(".user")
+            table[rows] = rows.to(table) if owner else saved.to(self.device)
+        return rows
+
     # --- state -------------------------------------------------------------------------------------------------
 
     def _tables(self) -> dict[str, Tensor]:
@@ -446,8 +549,11 @@ class SessionStore:
         tables = {name: table[:used].clone() for name, table in self._tables().items()}
         clock = [self.watermark, self._next_scan]
         numbers = {"counts": dict(self.counts), "clock": torch.tensor(clock, dtype=torch.float64)}
-        widths = None if self._open is None else [self._open.shown.slate.shape[1], *self._open.wanted.shadow.shape[1:]]
-        return {"users": self.users.state_dict(), "tables": tables, "widths": widths, **numbers}
+        return {"users": self.users.state_dict(), "tables": tables, "widths": self._widths(), **numbers}
+
+    def _widths(self) -> list[int] | None:
+        """What `_empty_open` needs."""
+        return None if self._open is None else [self._open.shown.slate.shape[1], *self._open.wanted.shadow.shape[1:]]
 
     def load_state_dict(self, state: State) -> None:
         self.users.load_state_dict(state["users"])
@@ -462,7 +568,7 @@ class SessionStore:
                 )
             table.zero_()
             table[:used] = saved.to(self.device)
-        self.counts = dict(state["counts"])
+        self.counts |= state["counts"]
         self.watermark, self._next_scan = state["clock"].tolist()
 
     def _empty_open(self, slots: int, policies: int, wide: int) -> _Open:
@@ -478,16 +584,15 @@ class SessionStore:
         return one.allocate(self.users.capacity)
 
 
-def _is(kind: Tensor, *kinds: Kind) -> Tensor:
-    mask = torch.zeros_like(kind, dtype=torch.bool)
-    for k in kinds:
-        mask |= kind == int(k)
-    return mask
+def _table_of(kinds: Sequence[Kind]) -> Tensor:
+    """[kinds there are] bool, to be asked by the number of a kind."""
+    return torch.tensor([kind in kinds for kind in Kind])
 
 
 def _push(table: Tensor, rows: Tensor, newest: Tensor) -> None:
-    """Shift the windows of `rows` to the left and write `newest` on the right."""
-    table[rows] = torch.cat([table[rows, 1:], newest.to(table.dtype).unsqueeze(1)], dim=1)
+    """Shift the windows of `rows`, all different, to the left and write `newest` on the right."""
+    kept = table.index_select(0, rows)[:, 1:]
+    table.index_copy_(0, rows, torch.cat([kept, newest.to(table.dtype).unsqueeze(1)], dim=1))
 
 
 def _reward_table(weights: Mapping[str, float]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
@@ -14,7 +16,10 @@ from streamrec.build import BadSpec, did_you_mean
 
 Spec = dict[str, Any]
 
-TABLES = ("about", "seed", "run", "catalog", "sessions", "world", "agent", "meters", "warm_start")
+HIDDEN = "***"
+"""What stands in files in the place of a password."""
+
+TABLES = ("about", "seed", "run", "catalog", "sessions", "world", "agent", "meters", "warm_start", "serve")
 
 
 def shipped(shelf: str = "") -> list[str]:
@@ -87,8 +92,21 @@ def _checked(spec: Spec, name: str) -> Spec:
 
 
 def dump(spec: Spec) -> str:
-    """The spec as TOML text."""
-    return tomli_w.dumps(spec)
+    """The spec as TOML text, with `HIDDEN` in the place of passwords."""
+    return tomli_w.dumps(_hidden(spec))
+
+
+def without_passwords(command: str) -> str:
+    """A command line fit to be written down."""
+    return shlex.join(re.sub(r"(password\s*=).*", rf"\1{HIDDEN}", part, flags=re.S) for part in shlex.split(command))
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_hidden(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {key: HIDDEN if key.endswith("password") else _hidden(item) for key, item in value.items()}
 
 
 def _folder(shelf: str = "") -> Any:

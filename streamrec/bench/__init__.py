@@ -11,7 +11,7 @@ import torch
 
 from streamrec.build import BadSpec, did_you_mean
 
-SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart", "serving", "ranking")
+SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart", "serving", "ranking", "cost")
 """Benchmarks that measure one ratio: `streamrec.bench.NAME.measure(seconds)`."""
 
 STUDIES = ("coverage", "own-world")

@@ -126,13 +126,18 @@ class Trained:
         held = torch.rand(len(clicks), generator=self.generator) < self.training.validation
         train, valid = clicks.select(~held).to(self.device), clicks.select(held)
         best, best_state, waited, epochs = -1.0, self._weights(), 0, 0
+        mean: State = {}
         while epochs < self.training.epochs and waited < self.training.patience:
             self._epoch(train)
             epochs += 1
+            last = self._weights()
+            mean = self._average(mean, last["model"])
+            self.model.load_state_dict(mean)
             recall = evaluate(self.model, valid, (20,), self.device, self.runs.length)["recall20"]
+            self.model.load_state_dict(last["model"])
             waited = 0 if recall > best else waited + 1
             if recall > best:
-                best, best_state = recall, self._weights()
+                best, best_state = recall, {**last, "model": mean}
         self.model.load_state_dict(best_state["model"])
         self.optimiser.load_state_dict(best_state["optimiser"])
         return epochs
@@ -140,6 +145,15 @@ class Trained:
     def _weights(self) -> State:
         model = {name: value.clone() for name, value in self.model.state_dict().items()}
         return {"model": model, "optimiser": self.optimiser.state_dict()}
+
+    def _average(self, mean: State, last: State) -> State:
+        """The average of the weights after each epoch of a period, the newest weighing most."""
+        share = self.training.average
+        if not mean or not share:
+            return last
+        return {
+            name: value.lerp(mean[name], share) if value.is_floating_point() else value for name, value in last.items()
+        }
 
     def _epoch(self, clicks: Sequences) -> None:
         for loss, many in self._losses(clicks):

@@ -57,6 +57,7 @@ class Training:
     batch: int = 256  # clicks in a step
     validation: float = 0.1  # share of the sequences that is not trained on
     patience: int = 5  # epochs without a better recall on those before training ends
+    average: float = 0.0  # share of the epochs before in the average of weights that is kept; 0 = the last epoch alone
     whole: bool = True  # whole sequences through `sequence_loss`, or prefixes through `loss`
 
     def __post_init__(self) -> None:
@@ -65,6 +66,8 @@ class Training:
             raise ValueError(f"epochs, batch and patience must be at least 1, got {got}")
         if not 0.0 < self.validation < 1.0:
             raise ValueError(f"validation must be between 0 and 1, got {self.validation}")
+        if not 0.0 <= self.average < 1.0:
+            raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
 
 
 def shipped() -> list[str]:

@@ -29,7 +29,7 @@ def ask_before_clicks(events: Events, first_ticket: int = 1) -> Events:
         raise ValueError(f"first_ticket must be at least 1, since 0 means no decision; got {first_ticket}")
     wide = _at_least_one_slot(events)
     hit = _organic(wide)
-    source = torch.repeat_interleave(torch.arange(len(wide)), 1 + hit.long())
+    source = rows_with_questions(events)
     click = (torch.cumsum(1 + hit.long(), 0) - 1)[hit]  # where the clicks are now; each request is one before
     ask = click - 1
     out = wide[source]
@@ -41,6 +41,11 @@ def ask_before_clicks(events: Events, first_ticket: int = 1) -> Events:
     out.item[ask] = 0
     out.value[ask] = 1.0
     return out
+
+
+def rows_with_questions(events: Events) -> Tensor:
+    """[B + questions] int64: which of `events` each row that `ask_before_clicks` returns comes from."""
+    return torch.repeat_interleave(torch.arange(len(events)), 1 + _organic(events).long())
 
 
 def _organic(events: Events) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from streamrec.parallel import joined, share
 from streamrec.ports import State
 
 
@@ -48,6 +49,11 @@ class Adagrad:
         self.acc = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
         moving = self.acc if momentum else {}
         self.velocity = {name: torch.zeros_like(acc) for name, acc in moving.items()}
+        joined(self)
+
+    def moves(self) -> list[nn.Parameter]:
+        """What it moves."""
+        return list(self.parameters.values())
 
     def zero_grad(self) -> None:
         for parameter in self.parameters.values():
@@ -55,7 +61,8 @@ class Adagrad:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Move every parameter that has a gradient, here or in another learner of the model."""
+        share(self)
         for name, parameter in self.parameters.items():
             grad = parameter.grad
             if grad is None:

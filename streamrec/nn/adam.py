@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from streamrec.parallel import joined, share
 from streamrec.ports import State
 
 
@@ -51,13 +52,19 @@ class Adam:
         self.learning_rate = learning_rate
         self.warmup, self.steps = warmup, steps
         self._adam = torch.optim.Adam(self.parameters.values(), learning_rate, (beta1, beta2), eps, fused=True)
+        joined(self, self._adam)
+
+    def moves(self) -> list[nn.Parameter]:
+        """What it moves."""
+        return list(self.parameters.values())
 
     def zero_grad(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def step(self) -> None:
-        """Move every parameter that has a gradient."""
+        """Move every parameter that has a gradient, here or in another learner of the model."""
+        share(self)
         for parameter in self.parameters.values():
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()

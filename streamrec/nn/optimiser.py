@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from streamrec.catalog import Catalog
 from streamrec.nn.adagrad import Adagrad
+from streamrec.parallel import joined, share
 from streamrec.ports import State
 
 
@@ -30,6 +31,7 @@ class Optimiser:
         dense = [p for name, p in net.named_parameters() if name not in tables]
         self.tables = Adagrad(tables.items(), item_learning_rate)
         self.dense = torch.optim.Adam(dense, learning_rate)
+        joined(self, self.dense)
 
     def descend(self, loss: Tensor) -> None:
         """One step down the gradient of the scalar `loss`."""
@@ -37,6 +39,15 @@ class Optimiser:
         self.dense.zero_grad()
         torch.autograd.backward(loss)
         self.tables.step()
+        self.step()
+
+    def moves(self) -> list[nn.Parameter]:
+        """What has no row per item."""
+        return [p for group in self.dense.param_groups for p in group["params"]]
+
+    def step(self) -> None:
+        """The part of a step that is not the tables'."""
+        share(self)
         self.dense.step()
 
     def state_dict(self) -> State:

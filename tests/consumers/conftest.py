@@ -35,8 +35,11 @@ def topic() -> str:
 
 
 @pytest.fixture
-def open_world(broker: EmbeddedBroker, topic: str) -> Iterator[Open]:
-    """Makes worlds on the test's own topics; closes them at the end."""
+def open_world(request: pytest.FixtureRequest, broker: EmbeddedBroker, topic: str) -> Iterator[Open]:
+    """Makes worlds on the test's own topics; closes them at the end. Its parameter is the client library that reads."""
+    library = getattr(request, "param", "kafka-python")
+    if library == "confluent":
+        pytest.importorskip("confluent_kafka", reason='needs the faster client: pip install "streamrec[fast]"')
     opened: list[KafkaWorld] = []
 
     def make(servers: str = "", **settings: object) -> KafkaWorld:
@@ -44,9 +47,11 @@ def open_world(broker: EmbeddedBroker, topic: str) -> Iterator[Open]:
             "catalog": Catalog(1000),
             "sessions": SessionStore(users=1000),
             "slate": 10,
+            "client_library": library,
             "topic": topic,
             "decisions": f"{topic}-decisions",
             "dead_letters": f"{topic}-dead",
+            "state": f"{topic}-state",
         }
         opened.append(KafkaWorld(servers or broker.address, **{**defaults, **settings}))  # type: ignore[arg-type]
         return opened[-1]

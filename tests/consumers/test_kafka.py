@@ -18,9 +18,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumers import wire
+from consumers import columns, wire
 from consumers.broker import EmbeddedBroker, create_topics
-from consumers.kafka import KafkaWorld, _merge, connect_consumer
+from consumers.held import Batch, merged
+from consumers.kafka import KafkaWorld, connect_consumer
 from consumers.topic import EventTopic
 from streamrec.catalog import Catalog
 from streamrec.ports import State, World
@@ -29,6 +30,14 @@ from streamrec.sessions import SessionStore
 from tests.consumers.kafka_topics import Open, drain, end, read_all, send
 
 pytestmark = pytest.mark.kafka
+
+both = pytest.mark.parametrize("open_world", ["kafka-python", "confluent"], indirect=True)
+"""Whoever reads."""
+
+both_slow = pytest.mark.parametrize(
+    "open_world", ["kafka-python", pytest.param("confluent", marks=pytest.mark.slow)], indirect=True
+)
+"""The same for groups, which take seconds to form."""
 
 CLICK = b'{"user":"u","kind":"click","item":"i"}'
 
@@ -77,6 +86,7 @@ def kafka_place(topic: str, partition: int) -> object:
 # --- source ----------------------------------------------------------------------------------------------------------
 
 
+@both
 def test_every_kind_of_event_comes_through(broker: EmbeddedBroker, topic: str, open_world: Open) -> None:
     before = time.time()
     kinds = [name for name in wire.NAMES.values()]
@@ -89,7 +99,7 @@ def test_every_kind_of_event_comes_through(broker: EmbeddedBroker, topic: str, o
     assert isinstance(world, World)
     events = drain(world, len(sent))
     expected = [
-        (e.user, e.item, wire._CODES[e.kind], e.time, 2.0, e.decision, e.slot, wire.session_key(e.session))
+        (e.user, e.item, wire.CODES[e.kind], e.time, 2.0, e.decision, e.slot, columns.session_key(e.session))
         for e in sent
     ]
     assert rows(events, world) == expected
@@ -98,6 +108,7 @@ def test_every_kind_of_event_comes_through(broker: EmbeddedBroker, topic: str, o
     assert len(world.poll(0.0) or ()) == 0
 
 
+@both
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_a_recorded_topic_is_cut_into_the_same_batches_after_any_restart(
     broker: EmbeddedBroker, topic: str, open_world: Open, partitions: int
@@ -121,6 +132,7 @@ def test_a_recorded_topic_is_cut_into_the_same_batches_after_any_restart(
         again.close()
 
 
+@both
 def test_the_position_is_what_was_handed_out_not_what_was_fetched(
     broker: EmbeddedBroker, topic: str, open_world: Open
 ) -> None:
@@ -130,10 +142,11 @@ def test_the_position_is_what_was_handed_out_not_what_was_fetched(
     for polls in range(1, 6):
         assert len(world.poll(1.0) or ()) == 10
         assert world.position()["offsets"] == {"0": 10 * polls}
-        assert len(world._buffers[0]) > 100
+        assert len(world.places.buffers[0]) > 100
         assert world.lag == 500 - 10 * polls
 
 
+@both
 def test_a_user_stays_in_order_over_partitions_and_restarts(
     broker: EmbeddedBroker, topic: str, open_world: Open
 ) -> None:
@@ -158,6 +171,7 @@ def test_a_user_stays_in_order_over_partitions_and_restarts(
     assert len(got) == len(sent)
 
 
+@both
 def test_the_stream_is_over_when_every_partition_says_so(broker: EmbeddedBroker, topic: str, open_world: Open) -> None:
     create_topics(broker.address, {topic: 2})
     send(broker.address, topic, [CLICK, b'{"kind":"end"}'], partition=0)
@@ -189,6 +203,7 @@ def test_what_comes_after_an_end_counts_and_needs_another_end(
     assert read_all(world) == []
 
 
+@both
 def test_following_does_not_stop_at_an_end(broker: EmbeddedBroker, topic: str, open_world: Open) -> None:
     send(broker.address, topic, [CLICK, b'{"kind":"end"}'])
     world = open_world(follow=True)
@@ -210,21 +225,22 @@ def test_an_empty_topic_has_nothing_yet(open_world: Open) -> None:
 
 
 def test_partitions_merge_by_timestamp_and_keep_their_own_order() -> None:
-    class Record:
-        def __init__(self, partition: int, offset: int, timestamp: int) -> None:
-            self.partition, self.offset, self.timestamp = partition, offset, timestamp
+    def batch(stamps: list[int]) -> Batch:
+        places = list(range(len(stamps)))
+        return Batch(places, stamps, [""] * len(stamps), np.zeros(len(stamps), dtype=np.int64), places)
 
     draw = np.random.default_rng(0)
     for _ in range(50):
-        ages = {p: draw.integers(0, 20, draw.integers(1, 12)) for p in range(3)}
-        left = {p: [Record(p, at, int(age)) for at, age in enumerate(column)] for p, column in ages.items()}
+        ages = {p: draw.integers(0, 20, draw.integers(1, 12)).tolist() for p in range(draw.integers(1, 4))}
+        left = {p: list(enumerate(column)) for p, column in ages.items()}
         count = int(draw.integers(1, 30))
-        merged = _merge({p: held[:count] for p, held in left.items()}, count)
+        found = merged({p: batch(column[:count]) for p, column in ages.items()}, count)
         expected = []
         while len(expected) < count and any(left.values()):  # again and again the oldest of the heads
-            at = min((p for p in left if left[p]), key=lambda p: (left[p][0].timestamp, p))
-            expected.append(left[at].pop(0))
-        assert [(r.partition, r.offset) for r in merged] == [(r.partition, r.offset) for r in expected]
+            at = min((p for p in left if left[p]), key=lambda p: (left[p][0][1], p))
+            expected.append((at, *left[at].pop(0)))
+        assert list(zip(found.partitions.tolist(), found.offsets, found.stamps, strict=True)) == expected
+        assert found.raw == found.offsets
 
 
 def test_one_partition_far_ahead_does_not_fill_the_memory(broker: EmbeddedBroker, topic: str, open_world: Open) -> None:
@@ -237,7 +253,7 @@ def test_one_partition_far_ahead_does_not_fill_the_memory(broker: EmbeddedBroker
     for _ in range(8):
         drain(world, 1000)
         assert world.position()["offsets"]["1"] == 0
-        assert len(world._buffers[1]) < 4000
+        assert len(world.places.buffers[1]) < 4000
     drain(world, 8000)
     assert world.lag == 0
 
@@ -408,6 +424,7 @@ def test_a_broker_that_lost_everything_is_noticed(caplog: pytest.LogCaptureFixtu
         world.close()
 
 
+@both
 def test_a_position_behind_the_end_of_the_log_starts_over(broker: EmbeddedBroker, topic: str, open_world: Open) -> None:
     send(broker.address, topic, [CLICK] * 5)
     world = open_world()
@@ -420,6 +437,7 @@ def test_a_position_behind_the_end_of_the_log_starts_over(broker: EmbeddedBroker
     assert again.wiped == 1
 
 
+@both
 def test_the_loop_killed_anywhere_and_resumed_equals_the_loop_never_killed(
     broker: EmbeddedBroker, topic: str, open_world: Open
 ) -> None:
@@ -470,6 +488,7 @@ def assert_same(left: object, right: object, where: str = "state") -> None:
 # --- groups ----------------------------------------------------------------------------------------------------------
 
 
+@both_slow
 def test_a_group_starts_where_it_left_off_or_where_the_checkpoint_says_if_that_is_later(
     broker: EmbeddedBroker, topic: str, open_world: Open
 ) -> None:
@@ -491,6 +510,7 @@ def test_a_group_starts_where_it_left_off_or_where_the_checkpoint_says_if_that_i
     assert drain(ahead, 10).time.tolist() == [1020.0 + at for at in range(10)]
 
 
+@both_slow
 def test_a_rebalance_loses_nothing(broker: EmbeddedBroker, topic: str, open_world: Open) -> None:
     create_topics(broker.address, {topic: 4})
     stop, theirs, errors = threading.Event(), [], []
@@ -591,6 +611,7 @@ def test_kafka_pythons_console_produces_events_and_reads_decisions(
     assert json.loads(out)["request"] == "r1"
 
 
+@both
 def test_closing_leaves_no_thread_and_twice_is_fine(broker: EmbeddedBroker, topic: str, open_world: Open) -> None:
     before = set(threading.enumerate())
     world = open_world()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -15,6 +16,7 @@ import torch
 
 from consumers import wire
 from consumers.broker import EmbeddedBroker, create_topics
+from consumers.columns import session_key
 from consumers.kafka import KafkaWorld
 from consumers.pace import Pace
 from consumers.players import Players
@@ -75,7 +77,7 @@ def test_a_log_arrives_in_order_with_nothing_lost(
     assert world.sessions.user_ids(events.user) == log["user"].tolist()
     assert [world.catalog.ids[row] for row in events.item] == log["item"].tolist()
     assert events.time.tolist() == log["time"].tolist()
-    assert events.session.tolist() == [wire.session_key(session) for session in log["session"]]
+    assert events.session.tolist() == [session_key(session) for session in log["session"]]
 
 
 def test_a_log_with_slates_over_kafka_is_what_its_replay_is(
@@ -225,9 +227,9 @@ def answer(world: KafkaWorld, stop: threading.Event, clicked: list[Events]) -> N
             wanted = Decision.of(asked.user, rows.repeat(len(asked), 1))
             wanted.id = torch.arange(number + 1, number + 1 + len(asked))
             number += len(asked)
-            requests = {row: list(ids) for row, ids in world._requests.items()}
+            requests = copy.deepcopy(world._asked)
             world.send(wanted, asked)
-            world._requests = {row: type(world._requests[row])(ids) for row, ids in requests.items()}
+            world._asked = requests
             world.send(wanted, asked)
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers import wire
+from consumers import columns, wire
 from consumers.reasons import FIELDS, reason_of
 from streamrec.catalog import Catalog
 from streamrec.sessions import SessionStore
@@ -58,7 +58,7 @@ def test_what_a_run_refuses_has_a_code() -> None:
         wire.Event("request", "u", slate=["new"]),
         wire.Event("request", "u", slate=["a", "a"]),
     ]
-    refused = wire.to_events(messages, [0.0] * 3, catalog, SessionStore(users=3), 1).refused
+    refused = columns.to_events(messages, [0.0] * 3, catalog, SessionStore(users=3), 1).refused
     assert [reason_of(said).name for _, said in refused] == [
         "catalogue_full:item",
         "catalogue_full:slate",

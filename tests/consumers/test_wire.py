@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers import wire
+from consumers import columns, wire
 from streamrec.catalog import Catalog
 from streamrec.records import Decision, Events, Kind
 from streamrec.sessions import SessionStore
@@ -90,7 +90,8 @@ def test_the_documented_message_is_read() -> None:
         (raw(slate=["a"], slot_logp=[-1.0, -1.0]), "`$.slot_logp`"),
         (raw(slate=["a"], slot_logp=[0.5]), "`$.slot_logp[0]`"),
         (raw(note="x" * 70_000), "65536 bytes"),
-        (b'{"user":"u","kind":"request","x":' + b"[" * 60_000, ""),
+        (b'{"user":"u","kind":"request","x":' + b"[" * 60_000, "deeply"),
+        (b'{"user":"u","kind":"request","x":' + b"[" * 256 + b"]" * 256 + b"}", "deeply"),
     ],
 )
 def test_a_message_out_of_bounds_says_which_field(data: bytes | None, says: str) -> None:
@@ -118,7 +119,7 @@ def test_no_json_raises_and_what_passes_becomes_events(fields: dict[str, object]
     message = wire.decode_event(data)
     if isinstance(message, wire.Event) and message.kind != "end":
         catalog, sessions = stores()
-        received = wire.to_events([message], [5.0], catalog, sessions, 3)
+        received = columns.to_events([message], [5.0], catalog, sessions, 3)
         assert len(received.events) + len(received.refused) == 1
         assert bool(torch.isfinite(received.events.time).all())
 
@@ -134,7 +135,7 @@ def test_columns_come_out_in_order_with_defaults() -> None:
         wire.Event("click", "a", item="x", session="s", decision=7, slot=1, value=2.5),
         wire.Event("leave", "b"),
     ]
-    received = wire.to_events(messages, [100.0, 101.0, 102.0], catalog, sessions, 4)
+    received = columns.to_events(messages, [100.0, 101.0, 102.0], catalog, sessions, 4)
     events = received.events
     assert sessions.user_ids(events.user) == ["b", "a", "b"]
     assert events.kind.tolist() == [Kind.REQUEST, Kind.CLICK, Kind.LEAVE]
@@ -143,15 +144,16 @@ def test_columns_come_out_in_order_with_defaults() -> None:
     assert events.sent.tolist() == [100.0, 101.0, 102.0]
     assert events.value.tolist() == [1.0, 2.5, 1.0]
     assert (events.decision.tolist(), events.slot.tolist()) == ([0, 7, 0], [-1, 1, -1])
-    assert events.session.tolist() == [0, wire.session_key("s"), 0]
+    assert events.session.tolist() == [0, columns.session_key("s"), 0]
     assert events.shown.shape == (3, 0)
-    assert received.requests == {int(events.user[0]): ["r9"]}
+    assert [message.id for message in received.messages] == ["r9", "", ""]
+    assert received.kept.tolist() == [0, 1, 2]
 
 
 def test_a_logs_slate_comes_out_padded() -> None:
     catalog, sessions = stores()
     ask = wire.Event("request", "a", slate=["x", "", "y"], slot_logp=[-0.5, None, None], decision=-3)
-    events = wire.to_events([ask], [1.0], catalog, sessions, 4).events
+    events = columns.to_events([ask], [1.0], catalog, sessions, 4).events
     assert events.shown.tolist() == [[1, 0, 2, 0]]
     assert events.slot_logp[0, 0] == -0.5
     assert events.slot_logp[0, 1:].isnan().all()
@@ -160,7 +162,7 @@ def test_a_logs_slate_comes_out_padded() -> None:
 
 def test_a_slate_wider_than_the_runs_is_refused() -> None:
     catalog, sessions = stores()
-    received = wire.to_events([wire.Event("request", "a", slate=["x", "y"])], [1.0], catalog, sessions, 1)
+    received = columns.to_events([wire.Event("request", "a", slate=["x", "y"])], [1.0], catalog, sessions, 1)
     assert len(received.events) == 0
     assert "run.slate" in received.refused[0][1]
 
@@ -169,7 +171,7 @@ def test_items_beyond_the_catalogue_are_refused_and_their_users_get_no_row() -> 
     catalog, sessions = stores(items=2)
     messages = [wire.Event("click", f"u{i}", item=f"i{i}") for i in range(4)]
     messages.append(wire.Event("request", "u9", slate=["i0", "i3"]))
-    received = wire.to_events(messages, [1.0] * 5, catalog, sessions, 5)
+    received = columns.to_events(messages, [1.0] * 5, catalog, sessions, 5)
     assert [at for at, _ in received.refused] == [2, 3, 4]
     assert "catalog.capacity = 2" in received.refused[0][1]
     assert sessions.user_ids(received.events.user) == ["u0", "u1"]
@@ -177,9 +179,9 @@ def test_items_beyond_the_catalogue_are_refused_and_their_users_get_no_row() -> 
 
 
 def test_session_keys_are_the_same_in_every_process() -> None:
-    assert wire.session_key("") == 0
-    assert wire.session_key("s1") == 3032292063650762948  # printf s1 | b2sum -l 64, little endian, >> 1
-    assert wire.session_key("s1") != wire.session_key("s2")
+    assert columns.session_key("") == 0
+    assert columns.session_key("s1") == 3032292063650762948  # printf s1 | b2sum -l 64, little endian, >> 1
+    assert columns.session_key("s1") != columns.session_key("s2")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.NONE])
@@ -200,7 +202,7 @@ def test_events_survive_the_way_there_and_back(kind: Kind) -> None:
     assert [key for key, _ in sent] == [b"a", b"b"]
     messages = [wire.decode_event(value) for _, value in sent]
     assert all(isinstance(message, wire.Event) for message in messages)
-    back = wire.to_events([m for m in messages if isinstance(m, wire.Event)], [0.0, 0.0], catalog, sessions, 2)
+    back = columns.to_events([m for m in messages if isinstance(m, wire.Event)], [0.0, 0.0], catalog, sessions, 2)
     for (name, was), (_, now) in zip(events.columns(), back.events.columns(), strict=True):
         torch.testing.assert_close(now, was, rtol=0, atol=0, equal_nan=True, msg=name)
 
@@ -244,10 +246,22 @@ def test_dead_letters_keep_the_original_bytes(key: bytes | None, value: bytes | 
 def test_an_item_that_is_too_rare_yet_is_none_and_only_a_full_catalogue_refuses() -> None:
     catalog, sessions = Catalog(1, admit=2), SessionStore(users=9)
     messages = [wire.Event("click", "u1", item="i1"), wire.Event("skip", "u2", item="i2")]
-    received = wire.to_events(messages, [1.0, 2.0], catalog, sessions, slate=2)
+    received = columns.to_events(messages, [1.0, 2.0], catalog, sessions, slate=2)
     assert received.refused == []
     assert received.events.item.tolist() == [0, 0]
-    received = wire.to_events(messages, [3.0, 4.0], catalog, sessions, slate=2)
+    received = columns.to_events(messages, [3.0, 4.0], catalog, sessions, slate=2)
     assert received.events.item.tolist() == [1]
     assert [at for at, _ in received.refused] == [1]
     assert "the catalogue is full" in received.refused[0][1]
+
+
+def test_depth_is_counted_outside_of_texts_and_the_same_for_one_and_for_many() -> None:
+    deep = b'{"user":"u","kind":"request","x":' + b"[" * 255 + b"]" * 255 + b"}"
+    text = raw(note="[{" * 400 + '\\"')
+    assert all(isinstance(message, wire.Event) for message in wire.decode_events([deep, text]))
+    assert isinstance(wire.decode_event(deep), wire.Event)
+
+
+@given(st.lists(st.binary(max_size=40) | events.map(wire.encode) | st.just(None), max_size=30))
+def test_many_are_decoded_as_one_by_one(values: list[bytes | None]) -> None:
+    assert wire.decode_events(values) == [wire.decode_event(value) for value in values]

@@ -164,3 +164,44 @@ def test_a_time_to_live_that_comes_later_begins_then() -> None:
 def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"catalog.{next(iter(setting))} must be"):
         Catalog(**setting)
+
+
+def test_a_withdrawn_item_stays_away_until_it_is_brought_back() -> None:
+    catalog = Catalog(5)
+    rows = catalog.rows(["a", "b"])
+    catalog.see(rows)
+    catalog.withdraw(rows[:1])
+    catalog.see(rows)
+    assert catalog.available[:3].tolist() == [False, False, True]
+    again = Catalog(5)
+    again.load_state_dict(catalog.state_dict())
+    again.see(rows)
+    assert again.available[:3].tolist() == [False, False, True]
+    assert again.upsert("a") == 1
+    again.see(rows)
+    assert again.available[:3].tolist() == [False, True, True]
+
+
+def test_an_item_that_is_told_has_a_row_at_once_and_a_category_that_is_kept() -> None:
+    catalog = Catalog(2, admit=3)
+    assert catalog.rows(["a"]).tolist() == [0]
+    assert catalog.upsert("a", "shoes") == 1
+    assert catalog.upsert("b", "hats", available=False) == 2
+    assert catalog.upsert("c", "hats") == 0  # no room
+    assert catalog.upsert("b") == 2
+    assert [catalog.categories[number] for number in catalog.category.tolist()] == ["", "shoes", "hats"]
+    again = Catalog(2, admit=3)
+    again.load_state_dict(catalog.state_dict())
+    assert again.upsert("a", "hats") == 1
+    assert again.category.tolist() == [0, 2, 2]
+    assert again.available.tolist() == [False, True, True]
+
+
+def test_an_expired_row_is_not_withdrawn_for_the_next_item() -> None:
+    catalog = Catalog(3, ttl_s=10.0)
+    catalog.withdraw(catalog.rows(["a"]))
+    for now in (0.0, 0.0, 100.0, 100.0):
+        catalog.expire(now)
+    assert catalog.rows(["b"]).tolist() == [1]
+    catalog.see(torch.tensor([1]))
+    assert bool(catalog.available[1])

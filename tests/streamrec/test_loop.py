@@ -164,3 +164,25 @@ def test_event_to_weights_is_measured_from_when_the_event_was_sent() -> None:
     world.poll = stamped  # type: ignore[method-assign]
     loop.step()
     assert loop.read()["event_to_weights_ms"] == pytest.approx({"p50": 300.0, "p95": 480.0}, abs=1.0)
+
+
+def test_a_quiet_stream_is_learned_after_a_while() -> None:
+    catalog, sessions = Catalog(40), SessionStore(users=20, slate=4)
+    now = [0.0]
+    loop = Loop(
+        EchoWorld(catalog, sessions, users=4),
+        sessions,
+        catalog,
+        Counter(catalog, slate=4),
+        update_every=1000,
+        clock=lambda: now[0],
+        update_s=5.0,
+    )
+    while loop.counts["decisions"] < 8:
+        loop.step()
+    assert loop.counts["updates"] == 0
+    now[0] = 6.0
+    loop.step()
+    assert (loop.counts["updates"], loop.pending) == (1, 0)
+    loop.step()
+    assert loop.counts["updates"] == 1, "time has to pass again"

@@ -118,7 +118,7 @@ def test_late_duplicate_and_unknown_feedback_are_counted_and_earn_nothing() -> N
     assert closed is not None
     assert closed.reward.tolist() == [1.0]
     sessions.take(event(user, Kind.CLICK, 4.0, item=2, decision=decision, slot=1))
-    assert sessions.counts == {"late": 1, "duplicate": 1, "unknown": 1, "evicted_open": 0}
+    assert sessions.counts == {"late": 1, "duplicate": 1, "unknown": 1, "out_of_order": 0, "evicted_open": 0}
     # The click twice delivered happened once; the late and the unknown one did happen.
     assert sessions.read(user, torch.tensor([5.0])).items.tolist() == [[0, 1, 5, 2]]
 
@@ -208,3 +208,45 @@ def test_another_width_is_refused_with_the_setting() -> None:
     sessions.rows(["a"])
     with pytest.raises(ValueError, match=r"sessions.length, sessions.skips and slate"):
         store(length=L + 1).load_state_dict(sessions.state_dict())
+
+
+def test_a_reaction_behind_others_counts_as_long_as_the_grace_lasts() -> None:
+    for grace, counted in ((0.0, 0.0), (50.0, 1.0)):
+        sessions = SessionStore(users=5, slate=2, patience_s=100.0, grace_s=grace)
+        user, other = sessions.rows(["u", "v"]).split(1)
+        decision = int(show(sessions, user, [1, 2], 0.0).id[0])
+        closed = [sessions.take(event(other, Kind.CLICK, 140.0, item=9)), sessions.expire()]
+        closed.append(sessions.take(event(user, Kind.CLICK, 30.0, item=1, decision=decision, slot=0)))
+        closed += [sessions.take(event(other, Kind.CLICK, 300.0, item=9)), sessions.expire()]
+        (only,) = [part for part in closed if part is not None]
+        assert float(only.reward) == counted
+        assert only.time.tolist() == [100.0]
+        assert sessions.counts["late"] == 1 - counted
+
+
+def test_older_events_are_counted_and_stay_where_they_came() -> None:
+    sessions = SessionStore(users=5)
+    user = sessions.rows(["u"])
+    for time, item in ((10.0, 1), (5.0, 2), (10.0, 3)):
+        sessions.take(event(user, Kind.CLICK, time, item=item))
+    assert sessions.counts["out_of_order"] == 1
+    history = sessions.read(user, torch.tensor([11.0], dtype=torch.float64))
+    assert history.items[0, -3:].tolist() == [1, 2, 3]
+    assert history.times[0, -3:].tolist() == [10.0, 5.0, 10.0]
+    assert sessions.heard(user).tolist() == [10.0]
+
+
+def test_erased_users_leave_nothing_and_others_get_their_rows() -> None:
+    sessions = SessionStore(users=2, slate=2)
+    user = sessions.rows(["u", "v"])
+    show(sessions, user[:1], [1, 2], 0.0)
+    sessions.take(event(user[:1], Kind.CLICK, 1.0, item=4))
+    assert sessions.erase(["u", "nobody", "u"]).tolist() == [0]
+    assert sessions.find("u") is None
+    for name, table in sessions._tables().items():
+        assert not table[0].any(), name
+    assert sessions.counts["evicted_open"] == 0
+    assert sessions.rows(["w", "v"]).tolist() == [0, 1]
+    again = SessionStore(users=2, slate=2)
+    again.load_state_dict(sessions.state_dict())
+    assert again.find("w") == 0

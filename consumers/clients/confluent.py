@@ -1,0 +1,208 @@
+"""confluent-kafka, the faster reader: `pip install "streamrec[fast]"`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from consumers.broker import BrokerUnavailable
+from consumers.clients.seam import Chunk, Listener, Origin
+from consumers.clients.settings import ClientSettings
+
+try:
+    from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+except ImportError as error:  # said when a world asks for it
+    _MISSING: ImportError | None = error
+else:
+    _MISSING = None
+
+log = logging.getLogger(__name__)
+
+_MANY = 20_000
+"""Most messages taken from the library at once."""
+
+_TIMEOUT_S = 10.0
+"""How long a question to the broker may take."""
+
+
+class ConfluentReader:
+    """See `consumers.clients.seam.Reader`. The library's own threads fetch ahead while this one works.
+
+    Args:
+        servers: host:port[,host:port].
+        topic: must exist.
+        group: None = no group.
+        settings: how to connect.
+
+    Raises:
+        ValueError: the package is not installed, or it refuses a setting.
+    """
+
+    ahead = 100_000  # a pause throws away what the library holds
+
+    def __init__(self, servers: str, topic: str, group: str | None, settings: ClientSettings) -> None:
+        if _MISSING is not None:
+            raise ValueError('world.client_library = "confluent" needs: pip install "streamrec[fast]"') from _MISSING
+        self.topic, self.group, self.servers, self._settings = topic, group, servers, settings
+        self._next: dict[int, int] = {}  # partition -> offset after what was handed out; those that are ours
+        self._paused: set[int] = set()
+        self._moved = False  # `_next` says something new to the library
+        options = {
+            "bootstrap.servers": servers,
+            "group.id": group or "streamrec-alone",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,
+            "fetch.message.max.bytes": 4_194_304,
+            "queued.min.messages": 50_000,
+            "queued.max.messages.kbytes": 65_536,
+            "session.timeout.ms": 6000,
+            "heartbeat.interval.ms": 1000,
+            "allow.auto.create.topics": False,
+            "log_level": 2,  # what matters comes as an error with the messages
+        }
+        try:
+            self._consumer = Consumer(options | settings.for_confluent())
+        except (KafkaException, TypeError) as error:
+            raise ValueError(f"world.client: {settings.redacted(error)}") from None
+
+    def partitions(self) -> list[int]:
+        try:
+            topics = self._consumer.list_topics(self.topic, timeout=_TIMEOUT_S).topics
+        except KafkaException as error:
+            raise self._lost(error) from None
+        return sorted(topics[self.topic].partitions)
+
+    def assign(self, partitions: Sequence[int]) -> None:
+        self._take_over(partitions)
+
+    def subscribe(self, listener: Listener) -> None:
+        def assigned(consumer: Any, places: list[Any]) -> None:
+            self._take_over([place.partition for place in places])
+            listener.assigned(sorted(self._next))
+
+        def revoked(consumer: Any, places: list[Any]) -> None:
+            offsets = listener.revoked(sorted(place.partition for place in places))
+            self._take_over([])
+            if offsets:
+                self.commit(offsets)
+
+        def lost(consumer: Any, places: list[Any]) -> None:
+            self._take_over([])
+            listener.lost(sorted(place.partition for place in places))
+
+        self._consumer.subscribe([self.topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def _take_over(self, partitions: Sequence[int]) -> None:
+        self._paused.clear()
+        self._next = dict.fromkeys(partitions, 0)
+        self._moved = True
+
+    def assigned(self) -> set[int]:
+        return set(self._next)
+
+    def fetch(self, wait_s: float) -> dict[int, Chunk]:
+        self._go()
+        messages = self._consumer.consume(_MANY, 0.0)
+        if not messages and wait_s > 0:
+            messages = self._consumer.consume(1, wait_s)  # it would wait for all that it is asked for
+        found: dict[int, list[Any]] = {}
+        for message in messages:
+            if message.error() is None:
+                found.setdefault(int(message.partition() or 0), []).append(message)
+            else:
+                self._hear(message)
+        return {p: self._chunk(p, part) for p, part in found.items() if p in self._next}
+
+    def _go(self) -> None:
+        """Read from where the seeks said; one that is made while the library still starts up would be refused."""
+        if self._moved:
+            self._moved = False
+            self._paused.clear()
+            self._consumer.assign([self._at(p, offset) for p, offset in self._next.items()])
+
+    def _chunk(self, partition: int, messages: list[Any]) -> Chunk:
+        offsets = [message.offset() for message in messages]
+        self._next[partition] = offsets[-1] + 1
+        stamps = [message.timestamp()[1] for message in messages]
+        return Chunk(offsets, stamps, [message.value() for message in messages], messages)
+
+    def _hear(self, message: Any) -> None:
+        """What comes in the place of a message: the end of a partition, or an error."""
+        error, partition = message.error(), message.partition()
+        if error.code() == KafkaError._PARTITION_EOF:
+            if partition in self._next:
+                self._next[partition] = max(self._next[partition], message.offset())
+        elif error.fatal() or not error.retriable():
+            log.warning("%s: %s", self.servers, self._settings.redacted(error.str()))
+
+    def hold_back(self, partitions: set[int]) -> None:
+        if self._moved:
+            return
+        full = {p for p in partitions if p in self._next}
+        if full - self._paused:
+            self._consumer.pause([self._at(p) for p in full - self._paused])
+        for p in self._paused - full:  # what a pause threw away is fetched again
+            self._consumer.resume([self._at(p)])
+        self._paused = full
+
+    def high(self, partition: int) -> int | None:
+        if partition not in self._next:
+            return None
+        low_high = self._consumer.get_watermark_offsets(self._at(partition), cached=True)
+        return None if low_high is None or low_high[1] < 0 else int(low_high[1])
+
+    def position(self, partition: int) -> int:
+        return self._next.get(partition, 0)
+
+    def begins(self, partitions: Sequence[int]) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for partition in partitions:
+            try:
+                low_high = self._consumer.get_watermark_offsets(self._at(partition), timeout=_TIMEOUT_S)
+            except KafkaException as error:
+                raise self._lost(error) from None
+            if low_high is None:
+                raise self._lost("it does not say where a partition begins")
+            found[partition] = int(low_high[0])
+        return found
+
+    def committed(self, partition: int) -> int | None:
+        try:
+            (place,) = self._consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._lost(error) from None
+        return None if place.offset < 0 else int(place.offset)
+
+    def seek(self, partition: int, offset: int) -> None:
+        if self._next.get(partition) != offset:
+            self._next[partition] = offset
+            self._moved = True
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        places = [self._at(p, offset) for p, offset in offsets.items()]
+        try:
+            for place in self._consumer.commit(offsets=places, asynchronous=False) or ():
+                if place.error is not None:
+                    raise self._lost(place.error)
+        except KafkaException as error:
+            raise self._lost(error) from None
+
+    def origin(self, raw: Any) -> Origin:
+        return Origin(
+            raw.topic(), raw.partition(), raw.offset(), raw.timestamp()[1], raw.key(), raw.value(), raw.headers() or ()
+        )
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _at(self, partition: int, offset: int | None = None) -> Any:
+        return (
+            TopicPartition(self.topic, partition) if offset is None else TopicPartition(self.topic, partition, offset)
+        )
+
+    def _lost(self, error: object) -> BrokerUnavailable:
+        return BrokerUnavailable(f"no Kafka broker answers at {self.servers!r}: {self._settings.redacted(error)}")

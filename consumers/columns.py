@@ -1,0 +1,120 @@
+"""Decoded messages as columns: what the loop takes in."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from consumers.wire import CODES, Event
+from streamrec.catalog import Catalog
+from streamrec.records import Events
+from streamrec.sessions import SessionStore
+
+
+@dataclass
+class Received:
+    """What a batch of messages came to."""
+
+    events: Events
+    messages: Sequence[Event]  # those that became events, row for row
+    kept: NDArray[np.int64]  # their places in the batch
+    refused: list[tuple[int, str]]  # place in the batch, reason
+
+
+def to_events(
+    messages: Sequence[Event],
+    sent: Sequence[float] | NDArray[np.float64],
+    catalog: Catalog,
+    sessions: SessionStore,
+    slate: int,
+) -> Received:
+    """Events from decoded messages (no instructions), in order.
+
+    Args:
+        messages: decoded events.
+        sent: wall clock of each record, seconds since the epoch; also the time of events that carry none.
+        catalog: gives items their rows. Messages that name an item it has no room for are refused; an item that is
+            too rare yet (`Catalog.admit`) is row 0, and the message is taken as one without an item.
+        sessions: gives users their rows.
+        slate: K, the widest slate of a request. Wider ones are refused.
+    """
+    items = catalog.rows([m.item for m in messages])
+    slates = {at: catalog.rows(m.slate) for at, m in enumerate(messages) if m.slate}
+    stamps = np.asarray(sent, dtype=np.float64)
+    refused = _refusals(messages, items, slates, catalog, slate)
+    kept = np.delete(np.arange(len(messages)), [at for at, _ in refused])
+    if refused:
+        messages, items, stamps = [messages[at] for at in kept.tolist()], items[torch.from_numpy(kept)], stamps[kept]
+        slates = {new: slates[at] for new, at in enumerate(kept.tolist()) if at in slates}
+    shown, slot_logp = _slates(messages, slates, slate if slates else 0)
+    times = [m.time for m in messages]
+    events = Events.of(
+        sessions.rows([m.user for m in messages]),
+        _column([CODES[m.kind] for m in messages], np.int8),
+        torch.from_numpy(np.array(times, dtype=np.float64) if None not in times else _filled(times, stamps)),
+        item=items,
+        value=_column([m.value for m in messages], np.float32),
+        decision=_column([m.decision for m in messages], np.int64),
+        slot=_column([m.slot for m in messages], np.int64),
+        session=_column([session_key(m.session) if m.session else 0 for m in messages], np.int64),
+        sent=torch.from_numpy(stamps),
+        shown=shown,
+        slot_logp=slot_logp,
+    )
+    return Received(events, messages, kept, refused)
+
+
+def _column(values: Sequence[float], dtype: type) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=dtype))
+
+
+def _filled(times: Sequence[float | None], stamps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Event times; that of the record where a message has none."""
+    said = np.array([math.nan if time is None else time for time in times], dtype=np.float64)
+    return np.where(np.isnan(said), stamps, said)
+
+
+def _refusals(
+    messages: Sequence[Event], items: Tensor, slates: dict[int, Tensor], catalog: Catalog, slots: int
+) -> list[tuple[int, str]]:
+    refused: dict[int, str] = {}
+    full = f"the catalogue is full at catalog.capacity = {catalog.capacity}"
+    if catalog.full:
+        for at in torch.nonzero(items == 0).squeeze(1).tolist():
+            if messages[at].item:
+                refused[at] = f"{full} and item {messages[at].item!r} is new - at `$.item`"
+    for at, rows in slates.items():
+        if len(rows) > slots:
+            refused[at] = f"Expected at most {slots} items as in run.slate, got {len(rows)} - at `$.slate`"
+        elif catalog.full and any(
+            row == 0 and item for row, item in zip(rows.tolist(), messages[at].slate, strict=True)
+        ):
+            refused[at] = f"{full} and an item is new - at `$.slate`"
+    return sorted(refused.items())
+
+
+def _slates(messages: Sequence[Event], slates: dict[int, Tensor], width: int) -> tuple[Tensor, Tensor]:
+    """[B, width] rows of what logs say was shown, and the log-propensity per slot."""
+    shown = torch.zeros(len(messages), width, dtype=torch.int64)
+    logp = torch.full((len(messages), width), torch.nan)
+    for at, rows in slates.items():
+        shown[at, : len(rows)] = rows
+        known = [math.nan if p is None else p for p in messages[at].slot_logp]
+        logp[at, : len(known)] = torch.tensor(known)
+    return shown, logp
+
+
+@lru_cache(maxsize=65_536)
+def session_key(session: str) -> int:
+    """63 bits of a session id, the same in every process; 0 for the empty id."""
+    if not session:
+        return 0
+    return (int.from_bytes(hashlib.blake2b(session.encode(), digest_size=8).digest(), "little") >> 1) or 1

@@ -1,0 +1,158 @@
+"""Appending to the log: the only way in which the service says anything to anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from kafka.errors import KafkaError
+
+from consumers import wire
+from consumers.broker import BrokerUnavailable
+from consumers.clients.kafka_python import connect_producer
+from consumers.clients.settings import ClientSettings
+from consumers.serving.types import Verdict
+
+log = logging.getLogger(__name__)
+
+ACK_S = 10.0
+"""How long the broker may take to take an event."""
+
+
+class Journal:
+    """The producing end of the topic of events, for the thread of an event loop.
+
+    An event with an id that was appended before is not appended again, as long as the id is remembered. That spares the
+    log what the reader's window would drop.
+
+    Args:
+        servers: host:port[,host:port].
+        topic: that exists.
+        remembered: ids.
+        settings: how to connect.
+        ack_s: how long the broker may take.
+
+    Raises:
+        BrokerUnavailable: nobody answers at `servers`.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        topic: str,
+        remembered: int = 100_000,
+        settings: ClientSettings | None = None,
+        ack_s: float = ACK_S,
+    ) -> None:
+        self.servers, self.topic, self.remembered, self.ack_s = servers, topic, remembered, ack_s
+        self.appended = self.failed = 0
+        self.failing_since: float | None = None  # monotonic; None = the last append was taken
+        self.says = "nothing was appended yet"
+        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._producer = connect_producer(servers, timeout_s=ack_s, settings=settings or ClientSettings())
+        self._producer.partitions_for(topic)  # fetches what the first append would wait for
+
+    def post(self, event: wire.Event) -> None:
+        """Append without waiting; whether it was taken stands in `failed` and `says`."""
+        try:
+            self._send(event).add_callback(lambda _: self._note(None)).add_errback(self._note)
+        except (KafkaError, BrokerUnavailable) as error:
+            self._note(error)
+
+    async def append(self, events: Sequence[wire.Event]) -> list[Verdict]:
+        """Append and wait for the broker.
+
+        Returns:
+            one verdict per event; one that is refused by itself (too long) does not hold up the others.
+
+        Raises:
+            BrokerUnavailable: the broker did not take them; sending the same again, with ids, is safe.
+        """
+        verdicts: list[Verdict | None] = []
+        waiting: list[tuple[int, asyncio.Future[None]]] = []
+        for event in events:
+            verdict = self._refusal(event)
+            if verdict is None:
+                waiting.append((len(verdicts), self._submit(event)))
+                self._remember(event.id)
+            verdicts.append(verdict)
+        results = await asyncio.gather(*(future for _, future in waiting), return_exceptions=True)
+        failure: BaseException | None = None
+        for (at, _), result in zip(waiting, results, strict=True):
+            if result is None:
+                verdicts[at] = Verdict("accepted", events[at].id)
+            else:
+                self._ids.pop(events[at].id, None)
+                failure = result
+        if failure is not None:
+            raise BrokerUnavailable(f"{self.servers} did not take {self.topic}'s events: {failure}") from failure
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    async def flush(self) -> None:
+        """Return once everything was taken by the broker or given up."""
+        try:
+            await asyncio.to_thread(self._producer.flush, self.ack_s)
+        except KafkaError as error:
+            self._note(error)
+
+    def close(self) -> None:
+        self._producer.close(timeout=2.0)
+
+    def _refusal(self, event: wire.Event) -> Verdict | None:
+        if event.id and event.id in self._ids:
+            return Verdict("duplicate", event.id)
+        size = len(wire.encode(event))
+        if size > wire.MAX_BYTES:
+            return Verdict("rejected", event.id, f"Expected at most {wire.MAX_BYTES} bytes, got {size}")
+        return None
+
+    def _remember(self, identity: str) -> None:
+        if identity:
+            self._ids[identity] = None
+            if len(self._ids) > self.remembered:
+                self._ids.popitem(last=False)
+
+    def _submit(self, event: wire.Event) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: BaseException | None) -> None:
+            self._note(error)
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        def tell(error: BaseException | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, error)
+
+        try:
+            future = self._send(event)
+            future.add_callback(lambda _: tell(None)).add_errback(tell)
+        except (KafkaError, BrokerUnavailable) as error:
+            settle(error)
+        return done
+
+    def _send(self, event: wire.Event) -> Any:
+        if self.failing_since is not None and time.monotonic() - self.failing_since < 0.5:
+            raise BrokerUnavailable(f"{self.servers} does not take events: {self.says}")
+        key = (event.user or event.item).encode()
+        return self._producer.send(self.topic, wire.encode(event), key=key)
+
+    def _note(self, error: BaseException | None) -> None:
+        if error is None:
+            self.appended += 1
+            self.failing_since, self.says = None, "the broker takes what is appended"
+            return
+        self.failed += 1
+        self.says = f"the broker does not take what is appended: {type(error).__name__}"
+        if self.failing_since is None:
+            log.warning("%s: %s", self.topic, error)
+        self.failing_since = time.monotonic()
