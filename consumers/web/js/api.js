@@ -61,7 +61,8 @@ async function call(method, path, body) {
 const get = (path) => call("GET", path);
 const search = (path, query, limit) => get(`${path}?query=${id(query)}&limit=${limit}`);
 
-export const recommend = (user, k) => call("POST", "v1/recommend", { user, k, explain: true });
+/** A list for a person, who waits longer than the page of a shop: the model is given a second. */
+export const recommend = (user, k) => call("POST", "v1/recommend", { user, k, explain: true, deadline_ms: 1000 });
 export const append = async (events) => (await call("POST", "v1/events", events)).events;
 export const users = async (query, limit = 50) => (await search("v1/users", query, limit)).users;
 export const user = (name) => get(`v1/users/${id(name)}/state`);
