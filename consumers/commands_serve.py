@@ -24,7 +24,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port to listen on, 0 = any free one.")] = None,
     bootstrap_servers: Annotated[str | None, typer.Option(help="A Kafka of yours, host:port[,host:port].")] = None,
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="Start the embedded broker: everything is forgotten at the end.")
+        bool, typer.Option("--embedded", help="Start the embedded broker at that address; what it holds ends with it.")
     ] = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="Models, snapshots, the learner's files. Default: runs/serve-<time>.")
@@ -94,7 +94,7 @@ def _broker(embedded: bool, servers: str | None) -> Iterator[str | None]:
         return
     from consumers.broker import EmbeddedBroker
 
-    host, _, port = (servers or "127.0.0.1:0").partition(":")
+    host, _, port = (servers or DEFAULT_SERVERS).partition(":")
     with EmbeddedBroker(port=int(port or 0), host=host) as broker:
         print(f"embedded broker on {broker.address}: what it holds ends with this process", file=sys.stderr)
         yield broker.address

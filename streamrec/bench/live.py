@@ -123,7 +123,13 @@ async def _running(items: int, sets: list[str] | None = None) -> AsyncIterator[t
     options = sets or [f"catalog.capacity={items + 1000}"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "streamrec.cli", "serve", "--embedded", "--port", str(port)]
-        command += ["--run-dir", folder, *(part for option in options for part in ("--set", option))]
+        command += [
+            "--bootstrap-servers",
+            f"{HOST}:0",
+            "--run-dir",
+            folder,
+            *(part for option in options for part in ("--set", option)),
+        ]
         with (Path(folder) / "serve.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:

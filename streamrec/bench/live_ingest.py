@@ -133,9 +133,7 @@ def _record(servers: str, events: int) -> None:
     topic = EventTopic(servers, TOPIC)
     for at, (user, item, skip) in enumerate(zip(users, items, skips, strict=True)):
         kind: wire.Name = "skip" if skip else "click"
-        event = wire.Event(
-            kind, f"user-{user}", item=f"item-{item}", time=1.7e9 + at / 100, session=f"s{user}-{at % 7}"
-        )
+        event = wire.Event(kind, f"user-{user}", item=f"item-{item}", time=1.7e9 + at / 100, session=f"s{user}")
         topic.send(event.user.encode(), wire.encode(event))
     topic.end()
     topic.close()
@@ -183,6 +181,7 @@ def _ours(servers: str, events: int, library: str) -> float:
 @contextlib.contextmanager
 def _world(servers: str, library: str) -> Iterator[KafkaWorld]:
     catalog, sessions = Catalog(ITEMS), SessionStore(users=USERS, slate=SLATE)
+    catalog.rows([f"item-{number}" for number in range(1, ITEMS + 1)])
     world = KafkaWorld(servers, catalog, sessions, SLATE, topic=TOPIC, batch=BATCH, client_library=library)
     with contextlib.closing(world):
         yield world

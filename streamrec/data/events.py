@@ -5,7 +5,7 @@
 | `user` | needed | id of the user, text of 1 to 128 characters |
 | `item` | needed | id of the item; may be empty for `request`, `leave` and `return` |
 | `kind` | needed | a `Kind` in lower case: request, impression, click, skip, purchase, rating, leave, return |
-| `time` | needed | seconds since the epoch |
+| `time` | needed | seconds since the epoch; from a text also ISO 8601, UTC unless it says more |
 | `session` | | id of the session; empty = sessions are cut by the gap in time |
 | `value` | | strength of the event (stars, price, seconds); empty = 1 |
 | `slate` | | id of the decision the row belongs to; empty = organic, nobody was asked |
@@ -63,8 +63,9 @@ def read(
     Args:
         path: a .parquet, .csv or .jsonl file, the last two also with .gz behind, or a folder of `part-*.parquet`.
         columns: for logs in other words, event column -> expression over the columns of the file: a column
-            (`"SessionId"`), a constant in quotes (`"'click'"`), `"click_timestamp/1000"`, or a sum as in
-            `"Period*604800 + Time*0.5"`. Event columns not named here are looked for under their own names.
+            (`"SessionId"`), one whose words are others here (`"action[view:click, buy:purchase]"`), a constant in
+            quotes (`"'click'"`), `"click_timestamp/1000"`, or a sum as in `"Period*604800 + Time*0.5"`. Event columns
+            not named here are looked for under their own names.
         chunk: rows read at once, what bounds the memory.
         start: rows to leave out; cheap in Parquet, where whole row groups are passed over.
 

@@ -1,11 +1,11 @@
-"""Which column of a file, in which unit, is which column of an event: `"click_timestamp/1000"`, `"'click'"`."""
+"""Which column of a file, in which unit, is which column of an event: `"ms/1000"`, `"'click'"`, `"act[view:click]"`."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from streamrec.data.formats import BadLog
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)|`(?P<quoted>[^`]+)`|(?P<name>[^\W\d][\w.]*)|(?P<sign>[-+*/]))"
 )
-_FORMS = "a column, 'text' in quotes, column*number, column/number, or a sum of such terms"
+_RENAMED = re.compile(r"\s*(?:`(?P<quoted>[^`]+)`|(?P<name>[^\[\]`]+?))\s*\[(?P<pairs>[^\[\]]*)\]\s*")
+_FORMS = "a column, column[its word:ours, ...], 'text' in quotes, column*number, column/number, or a sum of such terms"
 
 
 @dataclass
@@ -38,11 +39,13 @@ class Expression:
     Attributes:
         constant: the same text in every row, else None.
         terms: the sum to compute where `constant` is None.
+        words: texts of the column and what they are here; others stay as they are.
     """
 
     text: str
     constant: str | None
     terms: list[Term]
+    words: dict[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -51,13 +54,17 @@ class Expression:
     @property
     def is_column(self) -> bool:
         """One column as it is."""
-        return self.constant is None and self.terms == [Term(self.text.strip().strip("`"))]
+        return bool(self.words) or (self.constant is None and self.terms == [Term(self.text.strip().strip("`"))])
 
     def texts(self, batch: pa.RecordBatch) -> pa.Array:
         """[rows] strings; null becomes "". Only for a column as it is or a constant."""
         if self.constant is not None:
             return pa.array(np.full(batch.num_rows, self.constant, dtype=object), pa.string())
-        return pc.fill_null(_plain(batch.column(self.columns[0])).cast(pa.string()), "")
+        text = pc.fill_null(_plain(batch.column(self.columns[0])).cast(pa.string()), "")
+        if not self.words:
+            return text
+        ours = pa.array(self.words.values(), pa.string())
+        return pc.coalesce(ours.take(pc.index_in(text, value_set=pa.array(self.words))), text)
 
     def numbers(self, batch: pa.RecordBatch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """[rows] float64, NaN where there is no number; [rows] bool: the file says nothing there."""
@@ -73,6 +80,17 @@ class Expression:
             total += values * term.times / term.over
             missing |= absent
         return total, missing
+
+    def seconds(self, batch: pa.RecordBatch) -> NDArray[np.float64]:
+        """[rows] seconds since the epoch, NaN where there is none. Texts may be ISO 8601, UTC unless they say more."""
+        number, missing = self.numbers(batch)
+        unread = np.flatnonzero(np.isnan(number) & ~missing)
+        if len(unread) == 0 or len(self.terms) != 1 or self.terms[0] != Term(self.terms[0].column):
+            return number
+        text = batch.column(self.columns[0]).take(pa.array(unread)).cast(pa.string()).to_pandas()
+        read = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
+        number[unread] = (read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+        return number
 
     def came(self, batch: pa.RecordBatch, at: int) -> str:
         """What the file has in row `at` of `batch`, for a message."""
@@ -104,7 +122,8 @@ def _numbers(array: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 def parse(text: str, names: Sequence[str], path: Path, target: str) -> Expression:
     """The expression that `text` says, for the event column `target` of a file with the columns `names`.
 
-    Forms: the name of a column; a constant in single quotes; a sum of `column*number`, `column/number` and numbers.
+    Forms: the name of a column; one whose words are others here, `column[view:click, buy:purchase]`; a constant in
+    single quotes; a sum of `column*number`, `column/number` and numbers.
     A name with other signs than letters, digits, `_` and `.` goes in backquotes within a sum.
 
     Raises:
@@ -115,14 +134,22 @@ def parse(text: str, names: Sequence[str], path: Path, target: str) -> Expressio
         return Expression(stripped, None, [Term(stripped)])
     if len(stripped) >= 2 and stripped[0] == stripped[-1] == "'":
         return Expression(stripped, stripped[1:-1], [])
-    terms = _sum(stripped)
+    renamed = _RENAMED.fullmatch(stripped)
+    words = _words(renamed["pairs"]) if renamed else {}
+    terms = _sum(stripped) if renamed is None else [Term(renamed["quoted"] or renamed["name"])] if words else None
     if terms is None:
         raise BadLog(path, f"expected {_FORMS}, got the mapping {text!r}", column=target)
-    found = Expression(stripped, None, terms)
+    found = Expression(stripped, None, terms, words)
     for name in found.columns:
         if name not in names:
             raise BadLog(path, f"the mapping {text!r} names {no_column(name, names)}", column=target)
     return found
+
+
+def _words(pairs: str) -> dict[str, str]:
+    """The words of `"a:b, c:d"`, {} where it is not that."""
+    found = [tuple(word.strip() for word in pair.split(":")) for pair in pairs.split(",")]
+    return {pair[0]: pair[1] for pair in found} if all(len(pair) == 2 for pair in found) else {}
 
 
 def _sum(text: str) -> list[Term] | None:

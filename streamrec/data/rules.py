@@ -102,7 +102,9 @@ class _Rows:
         unknown = kind == 0
         near = nearest(text[int(unknown.argmax())].as_py(), KINDS[1:]) if unknown.any() else None
         meant = f"did you mean {near!r}? " if near else ""
-        remedy = f'{meant}to read every row as one kind: columns={{"kind": "\'click\'"}}'
+        remedy = (
+            f'{meant}to read words of yours: columns={{"kind": "action[view:click, buy:purchase]"}}, or "\'click\'"'
+        )
         self._fault("unknown_kind", "kind", unknown, f"one of {', '.join(KINDS[1:])}", remedy)
         return kind
 
@@ -129,8 +131,8 @@ class _Rows:
 
     def numbers(self, in_slate: Mask, kind: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
         """Time, value, slot and propensity, by column."""
-        time, _ = self.mapping["time"].numbers(self.raw)
-        expected = "a finite number of seconds since the epoch"
+        time = self.mapping["time"].seconds(self.raw)
+        expected = "a finite number of seconds since the epoch, or a time as in 2026-11-20T08:00:19"
         remedy = 'fix it, or map it, as in columns={"time": "ms/1000"}'
         self._fault("bad_time", "time", ~np.isfinite(time), expected, remedy)
         value, absent = self._optional("value", 1.0)

@@ -168,7 +168,8 @@ def test_with_the_real_service(tmp_path: Path) -> None:
     """As the container files start it: tokens, no root, ready only with a model; SIGTERM ends it in order."""
     docker = Path(__file__).resolve().parents[2] / "docker"
     subprocess.run([sys.executable, str(docker / "make_secrets.py"), str(tmp_path / "secrets")], check=True)
-    command = [sys.executable, "-m", "streamrec.cli", "serve", "--embedded", "--port", "0", "--resume", "--run-dir"]
+    command = [sys.executable, "-m", "streamrec.cli", "serve", "--embedded", "--port", "0", "--resume"]
+    command += ["--bootstrap-servers", "127.0.0.1:0", "--run-dir"]
     options = [str(tmp_path / "run"), "--token-file", str(tmp_path / "secrets" / "streamrec_tokens")]
     log = tmp_path / "log"
     with log.open("w") as file:

@@ -88,6 +88,26 @@ def test_parquet_timestamps_are_seconds(tmp_path: Path) -> None:
     assert whole(path)["time"].tolist() == [1577836800.5]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_words_and_times_of_a_shop_are_read_as_they_are(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        {"customer": "c1", "sku": "s1", "action": "view", "when": "2026-11-20T08:00:19.5"},
+        {"customer": "c1", "sku": "s2", "action": "buy", "when": "2026-11-20 09:00:19+01:00"},
+        {"customer": "c2", "sku": "s1", "action": "click", "when": "2026-11-21"},
+    ]
+    columns = {"user": "customer", "item": "sku", "kind": "action[view: click, buy:purchase]", "time": "when"}
+    frame = whole(save(tmp_path / f"log.{suffix}", rows), columns=columns)
+    assert frame["kind"].tolist() == ["click", "purchase", "click"]
+    assert frame["time"].tolist() == [1795161619.5, 1795161619.0, 1795219200.0]
+
+
+@pytest.mark.parametrize("words", ["action[]", "action[view]", "action[view:click:x]", "actio[view:click]"])
+def test_words_that_cannot_be_read_are_refused_before_reading(tmp_path: Path, words: str) -> None:
+    path = save(tmp_path / "log.csv", [{**PLAIN, "action": "view"}])
+    with pytest.raises(BadLog, match=r"action"):
+        read(path, columns={"kind": words})
+
+
 def test_csv_quotes_line_ends_blank_lines_and_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_bytes('\ufeffuser,item,kind,time\n"a,\nb",i,click,1\n\nc,"say ""x""",click,2\n'.encode())
@@ -176,24 +196,27 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
         {"kind": "clik"},
         "kind",
         "expected one of request, impression, click, skip, purchase, rating, leave, return, got 'clik'; did you mean "
-        "'click'? to read every row as one kind: columns={\"kind\": \"'click'\"}",
+        "'click'? to read words of yours: columns={\"kind\": \"action[view:click, buy:purchase]\"}, or \"'click'\"",
     ),
     "text as time": (
         {"time": "soon"},
         "time",
-        "expected a finite number of seconds since the epoch, got 'soon'; fix it, or map it, as in "
+        "expected a finite number of seconds since the epoch, or a time as in 2026-11-20T08:00:19, got 'soon'; fix it, "
+        "or map it, as in "
         'columns={"time": "ms/1000"}',
     ),
     "no time": (
         {"time": ""},
         "time",
-        "expected a finite number of seconds since the epoch, got nothing; fix it, or map it, as in "
+        "expected a finite number of seconds since the epoch, or a time as in 2026-11-20T08:00:19, got nothing; fix "
+        "it, or map it, as in "
         'columns={"time": "ms/1000"}',
     ),
     "infinite time": (
         {"time": "inf"},
         "time",
-        "expected a finite number of seconds since the epoch, got 'inf'; fix it, or map it, as in "
+        "expected a finite number of seconds since the epoch, or a time as in 2026-11-20T08:00:19, got 'inf'; fix it, "
+        "or map it, as in "
         'columns={"time": "ms/1000"}',
     ),
     "no user": (
@@ -318,7 +341,8 @@ def test_missing_column(tmp_path: Path, suffix: str) -> None:
          "'time'; did you mean 'user'?"),
         ({"usr": "user"}, ": expected a mapping of user, item, kind, time, session, value, slate, slot, propensity, "
          "got one of 'usr'; did you mean 'user'?"),
-        ({"time": "time/0"}, ", column 'time': expected a column, 'text' in quotes, column*number, column/number, or "
+        ({"time": "time/0"}, ", column 'time': expected a column, column[its word:ours, ...], 'text' in quotes, "
+            "column*number, column/number, or "
          "a sum of such terms, got the mapping 'time/0'"),
         ({"user": "time*2"}, ", column 'user': expected one column or 'text' in quotes, since it is no number, got "
          "'time*2'; name the column alone"),
