@@ -104,7 +104,7 @@ def test_a_slow_learner_keeps_its_place_and_its_memory(broker: EmbeddedBroker, t
     for event in (stream := clicks(0, 20_000)):
         event.session = noise.randbytes(60).hex()
     send(broker.address, topic, [*stream])
-    slow = member(batch=20)
+    slow = member(batch=20, client={"max_partition_fetch_bytes": 32_768, "fetch_max_bytes": 131_072})
     until(lambda: has(slow) == PARTITIONS, slow)
     most = 0
     for _ in range(8):
