@@ -45,7 +45,7 @@ class Outbox:
         self.letters: deque[wire.DeadLetter] = deque(maxlen=200)
         self._settings = settings
         self._failure: BaseException | None = None
-        self._producer = connect_producer(servers, timeout_s=timeout_s, settings=settings)
+        self._producer = connect_producer(servers, timeout_s=timeout_s, settings=settings, idempotent=False)
 
     def send(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Hand a record to the client.

@@ -169,8 +169,17 @@ def connect_producer(
     batch_bytes: int = 65_536,
     timeout_s: float = SEND_TIMEOUT_S,
     settings: ClientSettings | None = None,
+    idempotent: bool = True,
 ) -> KafkaProducer:
-    """A producer that loses nothing and doubles nothing (acks=all, idempotent: the client's defaults).
+    """A producer that loses nothing and keeps the order (acks=all).
+
+    Args:
+        servers: host:port[,host:port].
+        batch_bytes: most bytes of a batch.
+        timeout_s: how long a record may take to reach the broker.
+        settings: how to connect.
+        idempotent: nothing is doubled either, until the broker forgets whom it had heard what from: then it refuses
+            everything (OutOfOrderSequenceNumber), for good. Who must outlive that and may be read twice says False.
 
     Raises:
         BrokerUnavailable: nobody speaks Kafka at `servers`, or not with these settings.
@@ -185,6 +194,9 @@ def connect_producer(
         "request_timeout_ms": int(1000 * timeout_s / 3),
         "bootstrap_timeout_ms": 10_000,
         "metrics_enabled": False,
+        "acks": "all",
+        "enable_idempotence": idempotent,
+        "max_in_flight_requests_per_connection": 5 if idempotent else 1,
     }
     try:
         return KafkaProducer(

@@ -27,7 +27,8 @@ class Journal:
     """The producing end of the topic of events, for the thread of an event loop.
 
     An event with an id that was appended before is not appended again, as long as the id is remembered. That spares the
-    log what the reader's window would drop.
+    log what the reader's window would drop. One without an id may stand on the log twice if an answer of the broker was
+    lost.
 
     Args:
         servers: host:port[,host:port].
@@ -53,7 +54,7 @@ class Journal:
         self.failing_since: float | None = None  # monotonic; None = the last append was taken
         self.says = "nothing was appended yet"
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._producer = connect_producer(servers, timeout_s=ack_s, settings=settings or ClientSettings())
+        self._producer = connect_producer(servers, timeout_s=ack_s, settings=settings, idempotent=False)
         self._producer.partitions_for(topic)  # fetches what the first append would wait for
 
     def post(self, event: wire.Event) -> None:
