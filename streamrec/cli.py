@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 import sys
@@ -59,6 +60,9 @@ _METRICS = "recall@20,ndcg@20,mrr@20,coverage@20,novelty@20"
 def main() -> None:
     """Entry point: exit code 0 done (or stopped and resumable), 1 failed, 2 wrong usage or spec."""
     tie_to_parent()
+    # Every 700 objects the collector would look through what a poll brings and now and then through all of torch: half
+    # of the time of reading a topic, and pauses of a service.
+    gc.set_threshold(100_000, 20, 100)
     try:
         app()
     except KeyboardInterrupt:
@@ -325,7 +329,8 @@ def bench(
         str,
         typer.Argument(
             help="What to measure: simulators, loop, kafka, dqn, warmstart, serving, ranking, replay, agents, encoders "
-            "or continual; cost: memory and speed by size; crash: kills; or a study: coverage, own-world."
+            "or continual; live: a service under load; cost: memory and speed by size; crash: kills; or a study: "
+            "coverage, own-world."
         ),
     ],
     as_json: Json = False,
@@ -340,6 +345,9 @@ def bench(
         bool, typer.Option("--short", help="agents, replay, crash: much shorter, to see that it works.")
     ] = False,
     kills: Annotated[int, typer.Option(min=1, help="crash: how often a consumer is killed.")] = 200,
+    peer_python: Annotated[
+        str | None, typer.Option(help="kafka, live: an interpreter that has quixstreams, to measure against.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="agents, encoders: processes at a time.")] = 1,
     device: Annotated[str, typer.Option(help="encoders, continual: where models live, cpu or cuda.")] = "cpu",
     run_dir: RunDir = None,
@@ -358,7 +366,8 @@ def bench(
     if name not in ("agents", "encoders", "continual"):
         from streamrec.bench import measure
 
-        _print(measure(name, seconds), as_json)
+        peer = {"peer_python": peer_python} if name in ("kafka", "live") else {}
+        _print(measure(name, seconds, **peer), as_json)
         return
 
     def say(text: str) -> None:

@@ -11,15 +11,15 @@ import torch
 
 from streamrec.build import BadSpec, did_you_mean
 
-SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart", "serving", "ranking", "cost")
+SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart", "serving", "ranking", "cost", "live")
 """Benchmarks that measure one ratio: `streamrec.bench.NAME.measure(seconds)`."""
 
 STUDIES = ("coverage", "own-world")
 """Simulated studies that end in a table, called the same way."""
 
 
-def measure(name: str, seconds: float) -> dict[str, Any]:
-    """Run the benchmark `name`, about `seconds` per measurement, on one thread.
+def measure(name: str, seconds: float, **options: Any) -> dict[str, Any]:
+    """Run the benchmark `name`, about `seconds` per measurement, on one thread. `options`: what it takes beside that.
 
     Returns:
         `{"bench", "threads", ...}`: rates per second and `ratio` = ours / the limit or peer of the same run.
@@ -32,7 +32,7 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         raise BadSpec(f"there is no benchmark {name!r}{did_you_mean(name, known)}")
     torch.set_num_threads(1)
     module = importlib.import_module(f"streamrec.bench.{name.replace('-', '_')}")
-    figures: dict[str, Any] = module.measure(seconds)
+    figures: dict[str, Any] = module.measure(seconds, **options)
     return {"bench": name, "threads": 1, **figures}
 
 
