@@ -18,7 +18,8 @@ from consumers.handover.keeper import CHUNK_BYTES
 from streamrec.catalog import Catalog
 from streamrec.moving import pack, unpack
 from streamrec.records import Decision, Events, Kind
-from streamrec.sessions import SessionStore, Users
+from streamrec.sessions import SessionStore
+from streamrec.users import Users
 
 PLAIN = {"users": 20_000, "length": 20, "skips": 20, "slate": 10, "pages": 0, "batch": 500, "items": 10_000}
 ROWS: dict[str, dict[str, int]] = {
