@@ -59,6 +59,8 @@ class Split:
         member = self.member(history.key)
         parts, rows = [], []
         for at, agent in enumerate(self.agents.values()):
+            if len(history) == 1 and int(member) == at:
+                return self._numbered(agent.act(history), at)
             mine = torch.nonzero(member == at).squeeze(1)
             if len(mine) or (at == 0 and len(history) == 0):
                 parts.append(self._numbered(agent.act(history[mine]), at))

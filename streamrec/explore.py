@@ -64,27 +64,39 @@ def choose(scores: Tensor, k: int, epsilon: float, generator: Generator) -> tupl
     if not 0.0 <= epsilon <= 1.0:
         raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
     best = _best(scores, k)
-    slot_logp = torch.zeros(best.shape, device=scores.device)
     if epsilon == 0.0 or scores.shape[1] == 0:
-        return best, slot_logp
-    rank = (scores > -torch.inf).cumsum(1, dtype=torch.int32)  # [B, C] valid candidates up to and with this one
-    count = rank[:, -1]
+        return best, torch.zeros(best.shape, device=scores.device)
     coin, where = torch.rand(2, len(scores), k, generator=generator, device=scores.device, dtype=torch.float64)
-    index = torch.full_like(best, -1)
-    taken = torch.full_like(best, NOTHING)
-    for slot in range(k):
-        left = count - slot
-        drawn = nth_free((where[:, slot] * left).long(), taken[:, :slot])
-        random = torch.searchsorted(rank, (drawn + 1).unsqueeze(1).int()).squeeze(1).clamp(max=scores.shape[1] - 1)
+    count = (scores > -torch.inf).sum(1, dtype=torch.int32)
+    left = count.unsqueeze(1) - torch.arange(k, dtype=torch.int32, device=scores.device)  # [B, k]
+    index, greedy = _explored(scores, best, left, coin < epsilon, where)
+    share = epsilon / left.clamp(min=1)
+    propensity = torch.where(greedy, 1.0 - epsilon + share, share)
+    return index, torch.where(left > 0, propensity.log(), 0.0)
+
+
+def _explored(scores: Tensor, best: Tensor, left: Tensor, explores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """The choices [B, k], and whether each is the best one left, when `explores` says who draws, and `where` which.
+
+    A slot is the best one's as long as nobody has explored above it, which at a small epsilon is most of them.
+    """
+    k, index, greedy = best.shape[1], best.clone(), torch.ones_like(explores)
+    slots = explores.any(0).nonzero().squeeze(1).tolist()
+    if not slots:
+        return index, greedy
+    rank = (scores > -torch.inf).cumsum(1, dtype=torch.int32)  # [B, C] valid candidates up to and with this one
+    for slot in range(slots[0], k):
         used = (best.unsqueeze(2) == index[:, :slot].unsqueeze(1)).any(2)
-        greedy = best.gather(1, (~used).int().argmax(1, keepdim=True)).squeeze(1)
-        pick = torch.where(coin[:, slot] < epsilon, random, greedy)
-        share = epsilon / left.clamp(min=1)
-        propensity = torch.where(pick == greedy, 1.0 - epsilon + share, share)
-        index[:, slot] = torch.where(left > 0, pick, -1)
-        slot_logp[:, slot] = torch.where(left > 0, propensity.log(), 0.0)
-        taken[:, slot] = torch.where(left > 0, rank.gather(1, pick.clamp(min=0).unsqueeze(1)).squeeze(1) - 1, NOTHING)
-    return index, slot_logp
+        pick = first = best.gather(1, (~used).int().argmax(1, keepdim=True)).squeeze(1)
+        if slot in slots:
+            above = index[:, :slot]
+            taken = torch.where(above >= 0, rank.gather(1, above.clamp(min=0)) - 1, NOTHING)
+            drawn = nth_free((where[:, slot] * left[:, slot]).long(), taken)
+            random = torch.searchsorted(rank, (drawn + 1).unsqueeze(1).int()).squeeze(1).clamp(max=scores.shape[1] - 1)
+            pick = torch.where(explores[:, slot], random, first)
+        greedy[:, slot] = pick == first
+        index[:, slot] = torch.where(left[:, slot] > 0, pick, -1)
+    return index, greedy
 
 
 def plackett_luce(scores: Tensor, k: int, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:

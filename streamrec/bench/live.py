@@ -172,7 +172,8 @@ async def _patiently(connection: Connection, method: str, path: str, body: Any) 
 
 
 async def _live(port: int) -> dict[str, Any]:
-    """The newest record of `/v1/stream`."""
+    """A record of `/v1/stream` made from now on: the first one may have been kept since the last reader."""
+    asked = time.time()
     reader, writer = await asyncio.open_connection(HOST, port)
     writer.write(f"GET /v1/stream HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode())
     try:
@@ -180,7 +181,8 @@ async def _live(port: int) -> dict[str, Any]:
             line = await asyncio.wait_for(reader.readline(), 20.0)
             if line.startswith(b"data: "):
                 record: dict[str, Any] = json.loads(line[len(b"data: ") :])
-                return record
+                if record["t"] >= asked:
+                    return record
             if not line:
                 raise RuntimeError("the service closed its stream of figures")
     finally:

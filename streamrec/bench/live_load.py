@@ -152,8 +152,8 @@ async def _click_and_look(connection: Connection, item: str, times: list[float])
     event, start = {"kind": "click", "user": "sight", "item": item, "time": time.time()}, time.perf_counter()
     await connection.call("POST", "/v1/events", [event])
     while time.perf_counter() < start + 5.0:
-        _, state = await connection.call("GET", "/v1/users/sight/state")
-        if state and any(one["item"] == item and one["time"] == event["time"] for one in state["items"]):
+        status, state = await connection.call("GET", "/v1/users/sight/state")
+        if status == 200 and any(one["item"] == item and one["time"] == event["time"] for one in state["items"]):
             break
         await asyncio.sleep(0.002)
     times.append(time.perf_counter() - start)
