@@ -200,7 +200,7 @@ async def _settled(port: int) -> None:
 def _processes(service: int) -> dict[str, int]:
     """Process ids of the service and of the learner it started."""
     children = Path(f"/proc/{service}/task/{service}/children").read_text().split()
-    learner = [pid for pid in children if b"consume" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    learner = [pid for pid in children if b"\0consume\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return {"service": service, **({"learner": int(learner[0])} if learner else {})}
 
 
