@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -80,7 +81,7 @@ class Learner:
         self._begun = time.monotonic()
         try:
             self._child = lifeline.start(arguments, self.run_dir / "learner.log")
-            os.setpriority(os.PRIO_PROCESS, self._child.pid, NICE)
+            _give_way(self._child.pid)
             self.says = "runs"
         except OSError as error:
             self.says = f"cannot be started: {error}"
@@ -89,6 +90,13 @@ class Learner:
         """End it; it leaves a checkpoint."""
         if self._child is not None:
             await asyncio.to_thread(lifeline.stop, self._child, patience_s)
+
+
+def _give_way(process: int) -> None:
+    """Who answers goes first. Where Linux groups processes by session, the group has to give way, not the process."""
+    os.setpriority(os.PRIO_PROCESS, process, NICE)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process}/autogroup").write_text(str(NICE))
 
 
 class Traces:

@@ -67,7 +67,14 @@ def test_the_demo_counts_every_event_and_judges_every_policy(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads the process table of Linux")
-@pytest.mark.parametrize("moment", ["record.log", "consumer.log", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("record.log", marks=pytest.mark.slow),
+        pytest.param("consumer.log", marks=pytest.mark.slow),
+        "metrics.jsonl",
+    ],
+)
 def test_ctrl_c_at_any_moment_leaves_no_process_and_something_to_go_on_with(tmp_path: Path, moment: str) -> None:
     process = demo(tmp_path, "--seconds", "60")
     run = tmp_path / "run"

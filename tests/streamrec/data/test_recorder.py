@@ -284,7 +284,7 @@ def replay(path: Path, batch: int) -> Notes:
     loop = Loop(world, sessions, catalog, Dicey(catalog, slate=4), {"notes": meter})
     while loop.step(0):
         pass
-    assert sessions.counts == {"late": 0, "duplicate": 0, "unknown": 0, "evicted_open": 0}
+    assert sessions.counts == dict.fromkeys(["late", "duplicate", "unknown", "out_of_order", "evicted_open"], 0)
     return meter
 
 
