@@ -99,6 +99,7 @@ def named(loop: Loop) -> list[str]:
     return [name for name in loop.sessions.users.ids if name is not None]
 
 
+@pytest.mark.slow
 def test_a_slow_learner_keeps_its_place_and_its_memory(broker: EmbeddedBroker, topic: str, member: Member) -> None:
     noise = random.Random(0)  # or compression would put all of it into one fetch
     for event in (stream := clicks(0, 20_000)):

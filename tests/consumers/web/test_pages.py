@@ -152,6 +152,7 @@ def test_keyboard_reaches_everything_and_focus_stays(look: Look) -> None:
     assert tab.text("p.sr[role=status]").startswith("clicked ")  # said aloud
 
 
+@pytest.mark.slow
 def test_pages_fit_from_phone_to_desktop_in_light_and_dark(look: Look) -> None:
     colors = {}
     for scheme in ("light", "dark"):
@@ -232,6 +233,7 @@ def second(service: Running, settings: Settings) -> Iterator[Running]:
         yield running
 
 
+@pytest.mark.slow
 def test_lost_connection_is_told_and_made_again(browser: Browser, service: Running) -> None:
     with second(service, Settings(port=0, access_log=False)) as door:
         port = urlsplit(door.url).port
