@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## the main job: 90 seconds of users who click over Kafka while five policies learn
 	@$(BIN)/streamrec demo
 
-test: $(READY)  ## the tests, about five minutes on two cores
+test: $(READY)  ## the tests, up to eight minutes on two cores
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(READY)  ## formatting, lint and types
