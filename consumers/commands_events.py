@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streamrec.replay.commands import columns
+
 if TYPE_CHECKING:
     from consumers.validate import Verdict
 
@@ -44,22 +46,12 @@ def validate(
     if is_topic(source):
         verdict = validate_topic(bootstrap_servers, source, examples)
     else:
-        verdict = validate_log(source, _columns(column or []), examples)
+        verdict = validate_log(source, columns(column), examples)
     if as_json:
         print(json.dumps(verdict.as_json()))
     else:
         _tell(verdict)
     raise typer.Exit(verdict.code)
-
-
-def _columns(pairs: list[str]) -> dict[str, str]:
-    columns = {}
-    for pair in pairs:
-        name, equals, expression = pair.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--column takes NAME=EXPR, such as --column user=session_id, got {pair!r}")
-        columns[name] = expression
-    return columns
 
 
 def _tell(verdict: Verdict) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -22,6 +19,7 @@ from consumers.topic import EventTopic
 from streamrec.build import BadSpec, build
 from streamrec.catalog import Catalog
 from streamrec.data.events import read
+from streamrec.interrupts import interrupts
 from streamrec.ports import World
 from streamrec.sessions import SessionStore
 
@@ -72,8 +70,9 @@ def send_log(
     started = time.monotonic()
     target = EventTopic(servers, topic, partitions=partitions)
     try:
-        with _stop_signals() as stopped:
-            rows = produce(frames, target, speed=speed, stopped=stopped, progress=progress.show)
+        stopped = threading.Event()
+        with interrupts(stopped.set):
+            rows = produce(frames, target, speed=speed, stopped=stopped.is_set, progress=progress.show)
         ended = target.end()
     finally:
         target.close()
@@ -204,8 +203,9 @@ def play(
     progress = _Ticker(quiet)
     started = time.monotonic()
     try:
-        with _stop_signals() as stopped:
-            while not stopped() and (seconds <= 0 or time.monotonic() - started < seconds) and players.step():
+        stopped = threading.Event()
+        with interrupts(stopped.set):
+            while not stopped.is_set() and (seconds <= 0 or time.monotonic() - started < seconds) and players.step():
                 progress.show(players.events)
         players.finish()
     finally:
@@ -250,22 +250,3 @@ class _Ticker:
     def close(self) -> None:
         if self._on:
             print(file=sys.stderr)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM came: the partitions are then closed in order. Off the main thread: never."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -196,7 +196,7 @@ def replay(
         if log is not None:
             loaded["world"]["path"] = str(log)
         if column:
-            loaded["world"]["columns"] = _columns(column)
+            loaded["world"]["columns"] = commands.columns(column)
         _run(loaded, name, run_dir, resume, as_json, quiet)
         return
     if sets or seconds is not None:
@@ -257,7 +257,7 @@ def produce(
 
         report = over_http(_load(source, sets, None), http, token_file, rate, seconds or 0.0, quiet)
     elif Path(source).exists() and not source.endswith(".toml"):
-        report = send_log(Path(source), servers, topic, _columns(column or []), limit, quiet=quiet)
+        report = send_log(Path(source), servers, topic, commands.columns(column), limit, quiet=quiet)
     else:
         report = play(_load(source, sets, None), servers, topic, seconds or 0.0, pace=pace, quiet=quiet)
     _print(report, as_json)
@@ -317,7 +317,7 @@ def fit_world(
     table = None if items is None else pd.read_csv(items, dtype=str)
     known = None if table is None else dict(zip(table["item"], table["category"], strict=True))
     try:
-        manifest = fit(log, out, _columns(column or []), known, rest, source=log.name, split=split, share=share)
+        manifest = fit(log, out, commands.columns(column), known, rest, source=log.name, split=split, share=share)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     _print({**manifest["report"], "out": str(out)}, as_json)
@@ -441,16 +441,6 @@ def _load(name: str, sets: list[str] | None, seconds: float | None) -> Spec:
     if seconds is not None:
         loaded.setdefault("run", {})["seconds"] = seconds
     return loaded
-
-
-def _columns(pairs: list[str]) -> dict[str, str]:
-    columns = {}
-    for pair in pairs:
-        name, equals, expression = pair.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--column takes NAME=EXPR, such as --column user=session_id, got {pair!r}")
-        columns[name] = expression
-    return columns
 
 
 def _new_run_dir(name: str) -> Path:

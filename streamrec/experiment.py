@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +20,7 @@ from streamrec import spec as specs
 from streamrec.build import BadSpec, build, did_you_mean
 from streamrec.catalog import Catalog
 from streamrec.evaluation.report import recovery, write_report
+from streamrec.interrupts import interrupts
 from streamrec.loop import Loop, policy_names
 from streamrec.ports import Agent, State
 from streamrec.publish import Publisher
@@ -147,7 +144,7 @@ class Experiment:
         (self.run_dir / "summary.json").unlink(missing_ok=True)  # of an earlier life: this run is not finished
         (self.run_dir / "spec.toml").write_text(specs.dump(self.spec))
         self._started = time.monotonic()
-        with self._signals():
+        with interrupts(self.stop):
             try:
                 self._warm_start()
                 self._started = time.monotonic()  # plots and time limits count from the first poll
@@ -233,20 +230,9 @@ class Experiment:
     def _elapsed(self) -> float:
         return self._elapsed_s + time.monotonic() - self._started
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM ends the run after the batch in hand; a second SIGINT ends it at once."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.stopped = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def stop(self) -> None:
+        """End after the batch in hand."""
+        self.stopped = True
 
     # --- what a run leaves ---------------------------------------------------------------------------------------
 

@@ -151,7 +151,7 @@ class Keeper:
 
     def _living_in(self, partition: int, ids: NDArray[np.object_]) -> NDArray[np.int64]:
         home = self._home[: len(ids)] == partition
-        return np.flatnonzero(home & (ids != None))  # noqa: E711  (elementwise)
+        return np.flatnonzero(home & ids.astype(bool))  # no id is empty
 
     # --- writing -------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.build import BadSpec
+from streamrec.ope.student import student
 
 Scores = Mapping[str, Sequence[float]]
 """Score of each agent per seed, the seeds in the same order for all."""
@@ -101,18 +102,7 @@ def half_width(values: NDArray[np.float64]) -> float:
     n = len(values)
     if n < 2:
         return math.nan
-    return student(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
-
-
-def student(freedom: int, level: float = 0.975) -> float:
-    """Quantile of Student's t distribution, by integrating its density; exact to four digits from 1 degree on."""
-    constant = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
-    # t = sinh(s) keeps the heavy tail of one degree of freedom within reach.
-    s = np.linspace(0.0, 12.0, 200_001)
-    t = np.sinh(s)
-    density = constant * (1 + t * t / freedom) ** (-(freedom + 1) / 2) * np.cosh(s)
-    mass = 0.5 + np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2) * (s[1] - s[0])])
-    return float(np.sinh(np.interp(level, mass, s)))
+    return student(0.975, n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
 
 
 def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

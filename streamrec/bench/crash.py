@@ -34,6 +34,7 @@ from streamrec.spec import Spec
 
 EVENTS, SHORT, PARTITIONS = 4000, 1000, 3
 TOPIC = "streamrec.events"
+KINDS: list[wire.Name] = ["click", "skip", "purchase"]
 _PRELOADED = ["streamrec.bench.crash_life", "streamrec.experiment", "consumers.kafka", "agents.split"]
 _PRELOADED += ["agents.supervised", "agents.dqn", "agents.itemknn", "agents.random", "streamrec.models.next_item"]
 _PRELOADED += ["streamrec.encoders.gru4rec", "streamrec.evaluation.ranking", "streamrec.evaluation.reward"]
@@ -106,9 +107,9 @@ def record(address: str, events: int, seed: int) -> None:
     target = EventTopic(address, TOPIC, partitions=PARTITIONS)
     for at in range(events):
         user = f"u{draw.randrange(120)}"
-        kind = draw.choices(["click", "skip", "purchase"], [8, 2, 1])[0]
+        kind = draw.choices(KINDS, [8, 2, 1])[0]
         item = f"i{int(200 * draw.random() ** 2)}"
-        message = wire.Event(kind, user, item=item, time=1_700_000_000.0 + at)  # type: ignore[arg-type]
+        message = wire.Event(kind, user, item=item, time=1_700_000_000.0 + at)
         target.send(user.encode(), b"garbage" if draw.random() < 0.005 else wire.encode(message))
     target.end()
     target.close()

@@ -39,6 +39,7 @@ from streamrec.sessions import SessionStore
 from streamrec.spec import Spec
 
 TOPIC, GROUP, USERS, SLATE = "streamrec.events", "members", 300, 5
+KINDS: list[wire.Name] = ["click", "skip", "leave"]
 PATIENCE_S = 40.0
 """How long the group may take to read everything once it is left alone."""
 
@@ -135,9 +136,9 @@ class _Group:
         """Some of the stream, over `seconds`, so that members are at work while it comes."""
         for at in range(count):
             user = f"u{self.draw.randrange(USERS)}"
-            kind = self.draw.choices(["click", "skip", "leave"], [8, 2, 0.2])[0]
+            kind = self.draw.choices(KINDS, [8, 2, 0.2])[0]
             item = "" if kind == "leave" else f"i{self.draw.randrange(400)}"
-            event = wire.Event(kind, user, item=item, time=1_700_000_000.0 + self.written)  # type: ignore[arg-type]
+            event = wire.Event(kind, user, item=item, time=1_700_000_000.0 + self.written)
             self.target.send(user.encode(), wire.encode(event))
             self.written += 1
             if at % 100 == 99:

@@ -28,10 +28,11 @@ def live(spec: Spec, run_dir: str, die_at: int) -> None:
     if die_at:
         _arm(str(Path(run_dir) / "checkpoints"), die_at)
     from streamrec.experiment import Experiment
+    from streamrec.interrupts import interrupts
 
     experiment = Experiment(spec, Path(run_dir), "streamrec bench crash")
     experiment.resume()
-    with experiment._signals():  # `run` without its report, whose plots take longer than a short stream
+    with interrupts(experiment.stop):  # `run` without its report, whose plots take longer than a short stream
         experiment._main()
         experiment._write_metrics()
         experiment._checkpoint()

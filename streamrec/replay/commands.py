@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 if TYPE_CHECKING:
-    from streamrec.replay.settings import Settings
+    from streamrec.ope.accumulator import IntervalName
+    from streamrec.replay.settings import Mode, Settings
 
 Log = Annotated[str, typer.Argument(help="An event log: Parquet, CSV, JSONL, a folder of them, or kafka:TOPIC.")]
 Columns = Annotated[
@@ -155,7 +156,7 @@ def settings(
         log=log,
         policies=policy or [],
         columns=columns(column),
-        mode=mode,  # type: ignore[arg-type]
+        mode=cast("Mode", mode),  # `Settings` says what there is
         start=None if start is None else _read(moment, start, "--from"),
         until=None if until is None else _read(moment, until, "--until"),
         delay_s=_read(seconds, feedback_delay, "--feedback-delay"),
@@ -165,7 +166,7 @@ def settings(
         reward=numbers(reward, "--reward"),
         reward_range=None if reward_range is None else _range(reward_range),
         cluster=ci,
-        interval=interval,  # type: ignore[arg-type]
+        interval=cast("IntervalName", interval),
         alpha=alpha,
         marginal=marginal,
         items=items,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamrec.catalog import Catalog
-from streamrec.evaluation.lists import Popularity
+from streamrec.evaluation.lists import Popularity, segments
 from streamrec.ope.accumulator import NAMES, Accumulator
 from streamrec.ope.sequences.accumulator import SequenceAccumulator
 from streamrec.ope.slates.accumulator import SlateAccumulator
@@ -23,10 +23,10 @@ from streamrec.replay.fingerprint import Fingerprint
 from streamrec.replay.jury import Ballots, Jury
 from streamrec.replay.learning import pack
 from streamrec.replay.lengths import Lengths
+from streamrec.replay.lists import list_metrics
 from streamrec.replay.policies import LOGGED
 from streamrec.replay.rejection import Rejecting
 from streamrec.replay.reward_model import RewardTable
-from streamrec.replay.segments import SEGMENTS, list_metrics
 
 SLATES = ("sips", "iips", "rips", "pi", "cascade_dr")
 """Estimators of what a slate earns; `iips` and `pi` need marginal propensities, others those given the slots above."""
@@ -55,7 +55,7 @@ class Seen(Rows):
     history: Tensor  # [B, L] int64, what the user had liked before, for calibration; L = 0: not asked for
     lists: Tensor  # [B, P, D] int64
     listable: Tensor  # [B] bool, counts for the lists
-    labels: Tensor  # [B, S] int64, numbers of labels in the order of `SEGMENTS`
+    labels: Tensor  # [B, S] int64, numbers of labels in the order of `segments.SEGMENTS`
     ballots: Ballots
 
 
@@ -197,19 +197,23 @@ class Measures:
         one = liked.sum(1) == 1
         slot = liked.int().argmax(1, keepdim=True)
         target = transition.shown.slate.gather(1, slot).squeeze(1)
-        decile = torch.from_numpy(self.jury.popularity.decile)[target]
-        heard = (ballots.heard.gather(1, slot).squeeze(1) > 0).long()
-        repeat = (history.items == target.unsqueeze(1)).any(1).long()
-        place = torch.bucketize(history.in_session, torch.tensor([0, 1, 4, 9]))
-        known = (history.items > 0).any(1).long()
-        of_target = [torch.where(one, number, -1) for number in (decile, heard, repeat)]
-        return torch.stack([place, of_target[0], known, *of_target[1:], self._length(ballots.session)], dim=1)
+        known = segments.new((history.items > 0).sum(1).numpy())
+        of_target = {
+            "item": segments.new(ballots.heard.gather(1, slot).squeeze(1).numpy()),
+            "repeat": segments.repeat(history.items.numpy(), target.numpy()),
+            "popularity": segments.popularity(self.jury.popularity.decile, target.numpy()),
+        }
+        labels = {
+            "user": known,
+            "position": segments.position(history.in_session.numpy() + 1),
+            "session_length": self._length(ballots.session),
+            **{name: np.where(one.numpy(), numbers, -1) for name, numbers in of_target.items()},
+        }
+        return torch.from_numpy(np.stack([labels[name] for name in segments.SEGMENTS], axis=1))
 
-    def _length(self, session: Tensor) -> Tensor:
-        if self.lengths is None:
-            return torch.full_like(session, -1)
-        many = self.lengths.of(session)
-        return torch.where(many > 0, torch.bucketize(many, torch.tensor([1, 2, 5, 10])), -1)
+    def _length(self, session: Tensor) -> NDArray[np.int64]:
+        many = torch.zeros_like(session) if self.lengths is None else self.lengths.of(session)
+        return segments.position(many.numpy())
 
     def _sign(self, seen: Seen) -> None:
         row, slot = torch.nonzero(seen.slate > 0, as_tuple=True)
@@ -318,7 +322,7 @@ class Measures:
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), seen.liked.sum(1).cumsum(0)]).numpy()
         relevant = seen.slate[seen.liked].numpy()
         session = self._sessions(seen.ballots.cluster)
-        segments = {name: seen.labels[:, at].numpy() for at, name in enumerate(SEGMENTS)}
+        labels = {name: seen.labels[:, at].numpy() for at, name in enumerate(segments.SEGMENTS)}
         for number, name in enumerate(self.jury.names):
             metrics = self.lists[name]
             if metrics is not None:
@@ -329,7 +333,7 @@ class Measures:
                     offsets=offsets,
                     popularity=self._popularity(seen.ballots, number) if self.jury.depth else None,
                     history=seen.history.numpy() if seen.history.shape[1] else None,
-                    segments=segments,
+                    segments=labels,
                 )
 
     def _popularity(self, ballots: Ballots, number: int) -> Popularity:

@@ -210,7 +210,7 @@ def _segments(figures: Figures) -> str:
     if metric is None or not figures["segments"]:
         return ""
     titles = {
-        "place": "by place of the click in its session",
+        "position": "by place of the click in its session",
         "session_length": "by number of clicks in the session",
         "popularity": "by tenth of the items by popularity of what was liked, 10 the most popular",
     }
@@ -231,7 +231,7 @@ def _segments(figures: Figures) -> str:
 
 
 def _label(text: str) -> float:
-    digits = text.partition("-")[0].rstrip("+")
+    digits = text.removeprefix("decile ").partition("-")[0].rstrip("+")
     return float(digits) if digits.isdigit() else 0.0
 
 
@@ -241,8 +241,8 @@ def _splits(figures: Figures, metric: str) -> str:
         ("user", "known"),
         ("item", "new"),
         ("item", "known"),
-        ("repeat", "no"),
-        ("repeat", "yes"),
+        ("repeat", "first time"),
+        ("repeat", "repeat"),
     ]
     head = '<th scope="col">Policy</th>' + "".join(f'<th scope="col">{kind}: {label}</th>' for kind, label in kinds)
     rows = []

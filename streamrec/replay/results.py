@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from streamrec.evaluation.lists.segments import SEGMENTS
 from streamrec.ope import judging
 from streamrec.ope.accumulator import Accumulator
 from streamrec.ope.codes import (
@@ -28,7 +29,6 @@ from streamrec.ope.valuing import ClusterInterval
 from streamrec.replay.measures import Q_EDGES
 from streamrec.replay.policies import BASELINES, LOGGED
 from streamrec.replay.run import Replay
-from streamrec.replay.segments import SEGMENTS
 
 SCHEMA = 1
 """Version of the layout of report.json."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from streamrec.catalog import Catalog
 from streamrec.data.events import read
 from streamrec.data.logs import LogWorld
 from streamrec.evaluation.lists.names import NEED_CATEGORIES, POPULARITY
+from streamrec.interrupts import interrupts
 from streamrec.loop import Loop
 from streamrec.ope.codes import NO_PROPENSITY, TIME_DISORDER, Refused
 from streamrec.ports import Agent, Meter, State, World
@@ -291,7 +289,7 @@ class Replay:
         """
         due, said = time.monotonic() + self.checkpoint_s, time.monotonic()
         try:
-            with self._signals():
+            with interrupts(self.stop):
                 while not self.stopped and self.loop.step():
                     if say is not None and time.monotonic() >= said + SAY_S:
                         say(self._progress())
@@ -323,20 +321,9 @@ class Replay:
         """Take away the checkpoints of a replay whose report is written."""
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM ends the run after the batch in hand; a second SIGINT ends it at once."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.stopped = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def stop(self) -> None:
+        """End after the batch in hand."""
+        self.stopped = True
 
 
 class Unusable(Refused):

@@ -14,10 +14,10 @@ from streamrec import checkpoint
 from streamrec.build import BadSpec
 from streamrec.evaluation.lists import ListMetrics
 from streamrec.ope.accumulator import Accumulator
+from streamrec.replay.lists import list_metrics
 from streamrec.replay.policies import LOGGED
 from streamrec.replay.results import SCHEMA, results
 from streamrec.replay.run import Replay
-from streamrec.replay.segments import list_metrics
 from streamrec.replay.settings import Settings, settings_of
 
 REPORT, PAGE, SUMS = "report.json", "report.html", "sums"

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from streamrec.bench.claims import bootstrap, half_width, interquartile_mean, judge, parse, student
+from streamrec.bench.claims import bootstrap, half_width, interquartile_mean, judge, parse
 from streamrec.build import BadSpec
+from streamrec.ope.student import student
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (9, 2.2622), (30, 2.0423)])
 def test_students_quantile_is_that_of_the_tables(freedom: int, quantile: float) -> None:
-    assert student(freedom) == pytest.approx(quantile, abs=2e-4)
+    assert student(0.975, freedom) == pytest.approx(quantile, abs=2e-4)
 
 
 def test_interval_of_the_mean_covers_it_in_95_of_100_cases() -> None:

@@ -34,7 +34,9 @@ def test_lists_are_told_apart_by_the_length_of_their_session(tmp_path: Path) -> 
     found = results(replay)["segments"]["popular"]["session_length"]
     size = log.groupby("session")["item"].transform("size")
     later = log.groupby("session").cumcount() > 0  # nothing is asked of the first click of a session
-    expected = pd.cut(size[later], [0, 1, 2, 5, 10, 1000], labels=["1", "2", "3-5", "6-10", "11+"]).value_counts()
+    expected = pd.cut(
+        size[later], [0, 1, 2, 3, 5, 10, 20, 1000], labels=["1", "2", "3", "4-5", "6-10", "11-20", "21+"]
+    ).value_counts()
     assert {label: row["ndcg@5"]["n"] for label, row in found.items()} == {k: n for k, n in expected.items() if n}
 
 
