@@ -329,7 +329,7 @@ class KafkaWorld:
         received = to_events(rest.events, rest.sent, self.catalog, self.sessions, self.slate)
         refused += [(at + orders, reason) for at, reason in received.refused]
         for at, reason in refused:
-            self._outbox.bury(self._reader.origin(batch.raw[at]), reason)
+            self._outbox.bury(self._reader.origin(batch.raw[at], batch.offsets[at]), reason)
         if len(keys):
             keys[[at for at, _ in refused]] = 0  # they may come again
             self.remembered.add(keys, batch.partitions)
@@ -349,5 +349,5 @@ class KafkaWorld:
         if good.all():
             return batch
         for at in np.flatnonzero(batch.codes == UNREADABLE).tolist():
-            self._outbox.bury(self._reader.origin(batch.raw[at]), str(batch.messages[at]))
+            self._outbox.bury(self._reader.origin(batch.raw[at], batch.offsets[at]), str(batch.messages[at]))
         return batch.at(np.flatnonzero(good))

@@ -19,7 +19,7 @@ else:
 
 log = logging.getLogger(__name__)
 
-_MANY = 20_000
+_MANY = 5000
 """Most messages taken from the library at once."""
 
 _TIMEOUT_S = 10.0
@@ -59,6 +59,7 @@ class ConfluentReader:
             "fetch.message.max.bytes": 4_194_304,
             "queued.min.messages": 50_000,
             "queued.max.messages.kbytes": 65_536,
+            "fetch.queue.backoff.ms": 5,  # it sleeps for a second of its own accord once the queue is full
             "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 1000,
             "allow.auto.create.topics": False,
@@ -191,7 +192,7 @@ class ConfluentReader:
         except KafkaException as error:
             raise self._lost(error) from None
 
-    def origin(self, raw: Any) -> Origin:
+    def origin(self, raw: Any, offset: int) -> Origin:
         return Origin(
             raw.topic(), raw.partition(), raw.offset(), raw.timestamp()[1], raw.key(), raw.value(), raw.headers() or ()
         )

@@ -15,6 +15,7 @@ from kafka import (
 from kafka.errors import KafkaError
 
 from consumers.broker import BrokerUnavailable
+from consumers.clients.columnar import ColumnarRecords, Columns
 from consumers.clients.seam import Chunk, Listener, Origin
 from consumers.clients.settings import ClientSettings
 
@@ -40,6 +41,7 @@ class KafkaPythonReader:
     def __init__(self, servers: str, topic: str, group: str | None, settings: ClientSettings) -> None:
         self.topic = topic
         self._consumer = connect_consumer(servers, group, settings)
+        self._consumer._fetcher.PartitionRecords = ColumnarRecords
 
     def partitions(self) -> list[int]:
         return sorted(self._consumer.partitions_for_topic(self.topic))
@@ -55,12 +57,7 @@ class KafkaPythonReader:
 
     def fetch(self, wait_s: float) -> dict[int, Chunk]:
         fetched = self._consumer.poll(timeout_ms=int(1000 * max(wait_s, 0.0)), max_records=_ALL)
-        chunks: dict[int, Chunk] = {}
-        for place, records in fetched.items():
-            if records:
-                offsets, stamps = [r.offset for r in records], [r.timestamp for r in records]
-                chunks[place.partition] = Chunk(offsets, stamps, [r.value for r in records], records)
-        return chunks
+        return {place.partition: _chunk(batches) for place, batches in fetched.items() if batches}
 
     def hold_back(self, partitions: set[int]) -> None:
         consumer = self._consumer
@@ -100,14 +97,28 @@ class KafkaPythonReader:
         except KafkaError as error:
             raise BrokerUnavailable(str(error)) from error
 
-    def origin(self, raw: Any) -> Origin:
-        return Origin(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers or ())
+    def origin(self, raw: Columns, offset: int) -> Origin:
+        at = raw.place(offset)
+        return Origin(self.topic, raw.partition, offset, raw.stamps[at], raw.key(at), raw.values[at], raw.headers(at))
 
     def close(self) -> None:
         self._consumer.close(autocommit=False, timeout_ms=5000)
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self.topic, partition)
+
+
+def _chunk(batches: Sequence[Columns]) -> Chunk:
+    offsets: list[int] = []
+    stamps: list[int] = []
+    values: list[bytes | None] = []
+    raw: list[Columns] = []
+    for batch in batches:
+        offsets += batch.offsets
+        stamps += batch.stamps
+        values += batch.values
+        raw += [batch] * len(batch.offsets)  # a tuple for each record would keep the garbage collector busy
+    return Chunk(offsets, stamps, values, raw)
 
 
 class _Told:

@@ -14,7 +14,7 @@ class Chunk:
     offsets: Sequence[int]
     stamps: Sequence[int]  # milliseconds since the epoch, at most 0 = unknown
     values: Sequence[bytes | None]
-    raw: Sequence[Any]  # the library's own records, for `Reader.origin`
+    raw: Sequence[Any]  # what holds each record in the library, for `Reader.origin`
 
 
 class Origin(NamedTuple):
@@ -88,7 +88,8 @@ class Reader(Protocol):
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Tell the group how far it is."""
 
-    def origin(self, raw: Any) -> Origin: ...
+    def origin(self, raw: Any, offset: int) -> Origin:
+        """The record at `offset`, of which a chunk said `raw`."""
 
     def close(self) -> None:
         """Leave the group without a commit."""

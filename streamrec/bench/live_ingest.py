@@ -156,7 +156,8 @@ def _bare_confluent(servers: str, events: int) -> float:
     from confluent_kafka import TopicPartition as Place
 
     options = {"bootstrap.servers": servers, "group.id": "bench", "enable.auto.commit": False}
-    consumer = Consumer({**options, "fetch.wait.max.ms": 10, "fetch.message.max.bytes": 4_194_304})
+    more = {"fetch.wait.max.ms": 10, "fetch.message.max.bytes": 4_194_304, "fetch.queue.backoff.ms": 5}
+    consumer = Consumer({**options, **more})
     with contextlib.closing(consumer):
         consumer.assign([Place(TOPIC, 0, 0)])
         left, start = events, time.perf_counter()

@@ -36,6 +36,19 @@ def wait_until_recent(http: httpx.Client, user: str, decision: int, seconds: flo
         time.sleep(0.02)
 
 
+def listed(http: httpx.Client, query: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = http.get("/v1/items", params={"query": query}).json()["items"]
+    return items
+
+
+def wait_until_listed(http: httpx.Client, query: str, many: int, seconds: float = 10.0) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + seconds
+    while len(found := listed(http, query)) < many:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+    return found
+
+
 def assert_problem(answer: httpx.Response, status: int, path: str | None = None) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == PROBLEM
@@ -162,6 +175,8 @@ def test_batches_and_bodies_have_their_limits(http: httpx.Client) -> None:
 
 
 def test_a_reward_names_the_item_or_its_slot(http: httpx.Client) -> None:
+    assert http.put("/v1/items", json=[{"item": f"reward/{number}"} for number in range(3)]).status_code == 200
+    wait_until_listed(http, "reward/", 3)
     given = post(http, "/v1/recommend", {"user": "g", "k": 3}).json()
     reward = {"user": "g", "decision": given["decision"], "item": given["items"][1]["item"], "id": "g-1"}
     answer = post(http, "/v1/reward", reward)
@@ -206,10 +221,7 @@ def test_items_are_added_listed_and_retired(http: httpx.Client) -> None:
     items = [{"item": "new/1", "category": "shoes"}, {"item": "new/2", "available": False}]
     assert http.put("/v1/items", json=items).json() == {"upserted": 2}
     assert http.put("/v1/items", json=items[0]).json() == {"upserted": 1}
-    deadline = time.monotonic() + 10
-    while len(found := http.get("/v1/items", params={"query": "new/"}).json()["items"]) < 2:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
+    found = wait_until_listed(http, "new/", 2)
     assert {(one["item"], one["available"]) for one in found} == {("new/1", True), ("new/2", False)}
     assert http.delete("/v1/items/new%2F1").json() == {"retired": True}
     assert_problem(http.delete("/v1/items/never"), 404)
