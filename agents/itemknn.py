@@ -150,8 +150,7 @@ class ItemKNN:
     def _all(self, items: Tensor, scores: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """Every item of the catalogue as a candidate: what exploration needs. [1, N + 1], [B, N + 1]."""
         rows = torch.arange(self.catalog.size, device=self.device).unsqueeze(0)
-        counts = self.popular.counts[: self.catalog.size]
-        order = -1.0 - torch.argsort(torch.argsort(counts, descending=True, stable=True)).double()
+        order = -1.0 - self.popular.ranks().double()
         wide = order.where(allowed(rows, self.catalog.available, seen), -torch.inf).expand(len(items), -1).clone()
         there = scores > -torch.inf
         at = torch.where(there, items, 0)

@@ -99,6 +99,8 @@ class Popular:
         self.fade = Fade(half_life_s, half_life_clicks)
         self.counts = torch.zeros(catalog.capacity + 1, dtype=torch.float64, device=self.device)
         self.generator = Generator(device).manual_seed(seed)
+        self._ranked = (0, -1, 0)  # what `_ranks` were made from
+        self._ranks = torch.zeros(0, dtype=torch.int64, device=self.device)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -136,6 +138,18 @@ class Popular:
         counts = self.counts[: self.catalog.size].masked_fill(~available, -1.0)
         top = counts.topk(min(n, len(counts)))
         return top.indices[top.values >= 0]
+
+    def ranks(self) -> Tensor:
+        """Place of every row of the catalogue by clicks, 0 = the most, equals by row. [catalog.size] int64.
+
+        Sorted again only after the counts have changed: whoever explores asks for every decision.
+        """
+        asked = (self.counts.data_ptr(), self.counts._version, self.catalog.size)
+        if asked != self._ranked:
+            order = torch.argsort(self.counts[: self.catalog.size], descending=True, stable=True)
+            self._ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=self.device))
+            self._ranked = asked
+        return self._ranks
 
     def recycle(self, rows: Tensor) -> None:
         """Forget the clicks on items that are gone."""

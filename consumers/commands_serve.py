@@ -45,14 +45,17 @@ def serve(
 
     Posts go to the topic of events; the service and its learner read it. Ends in order on SIGTERM or Ctrl-C.
     """
+    from uvicorn.loops.auto import auto_loop_factory
+
     from consumers.http.settings import Settings
 
     loaded = _load(spec, sets or [], host, port)
     settings = Settings.from_table(loaded["serve"], token_file)
     where = _directory(run_dir, resume, learning=not no_learner)
     servers = bootstrap_servers or loaded.get("world", {}).get("bootstrap_servers", DEFAULT_SERVERS)
-    with _broker(embedded, bootstrap_servers) as address:
-        asyncio.run(_serve(loaded, where, address or servers, settings, learner=not no_learner))
+    loop = asyncio.Runner(loop_factory=auto_loop_factory())  # uvloop, where there is one
+    with _broker(embedded, bootstrap_servers) as address, loop as runner:
+        runner.run(_serve(loaded, where, address or servers, settings, learner=not no_learner))
 
 
 def _load(name: str, sets: list[str], host: str | None, port: int | None) -> Spec:
@@ -107,7 +110,7 @@ async def _serve(loaded: Spec, run_dir: Path, servers: str, settings: object, le
 
     assert isinstance(settings, Settings)
     # Threads load models and talk to the broker; whoever answers must not wait the default 5 ms for each of them.
-    sys.setswitchinterval(0.001)
+    sys.setswitchinterval(0.0002)
     engine = Engine(loaded, run_dir, servers, learner=learner, others=sorted(Settings.KEYS))
 
     def say(url: str) -> None:

@@ -49,15 +49,17 @@ class Rows:
     """A record: a dataclass of tensors (or of records) that all have the same number of rows."""
 
     def __len__(self) -> int:
-        first = getattr(self, fields(self)[0].name)
-        return len(first)
+        return len(getattr(self, _names(type(self))[0]))
 
     def __getitem__(self, index: Tensor | slice) -> Self:
         """The rows at `index` (bool mask, integer tensor or slice), in every field."""
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        if isinstance(index, Tensor) and index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)  # once, not for every field
+        cls = type(self)
+        return cls(**{name: getattr(self, name)[index] for name in _names(cls)})
 
     def to(self, device: torch.device | str) -> Self:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{name: getattr(self, name).to(device) for name in _names(type(self))})
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
@@ -71,17 +73,17 @@ class Rows:
         if len(parts) == 1:
             return parts[0]
         joined: dict[str, Any] = {}
-        for f in fields(cls):
-            columns = [getattr(part, f.name) for part in parts]
-            joined[f.name] = type(columns[0]).cat(columns) if isinstance(columns[0], Rows) else torch.cat(columns)
+        for name in _names(cls):
+            columns = [getattr(part, name) for part in parts]
+            joined[name] = type(columns[0]).cat(columns) if isinstance(columns[0], Rows) else torch.cat(columns)
         return replace(parts[0], **joined)
 
     def allocate(self, rows: int) -> Self:
         """A record of zeros with `rows` rows and the widths and dtypes of this one: a table to `put` rows into."""
         made: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            made[f.name] = value.allocate(rows) if isinstance(value, Rows) else value.new_zeros(rows, *value.shape[1:])
+        for name in _names(type(self)):
+            value = getattr(self, name)
+            made[name] = value.allocate(rows) if isinstance(value, Rows) else value.new_zeros(rows, *value.shape[1:])
         return replace(self, **made)
 
     def put(self, index: Tensor, values: Self) -> None:
@@ -100,12 +102,22 @@ class Rows:
 
     def columns(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the record with its dotted name, nested records included."""
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for name in _names(type(self)):
+            value = getattr(self, name)
             if isinstance(value, Rows):
-                yield from value.columns(f"{prefix}{f.name}.")
+                yield from value.columns(f"{prefix}{name}.")
             else:
-                yield f"{prefix}{f.name}", value
+                yield f"{prefix}{name}", value
+
+
+_NAMES: dict[type, tuple[str, ...]] = {}
+"""Names of the fields of each record: looking them up takes longer than taking rows of a small tensor."""
+
+
+def _names(cls: type[Rows]) -> tuple[str, ...]:
+    if cls not in _NAMES:
+        _NAMES[cls] = tuple(f.name for f in fields(cls))
+    return _NAMES[cls]
 
 
 @dataclass
@@ -204,6 +216,9 @@ class Events(Rows):
             return
         rank = rank_within(self.user)
         sizes = torch.bincount(rank)
+        if len(sizes) == 1:
+            yield self
+            return
         order = torch.argsort(rank, stable=True)
         ordered, end = self[order], 0
         for size in sizes.tolist():

@@ -31,7 +31,7 @@ from streamrec.sessions import SessionStore
 
 log = logging.getLogger(__name__)
 
-PAUSE_S = 0.015
+PAUSE_S = 0.010
 """Wall seconds between two looks at a log that has little new: a slice of ten events costs hardly more than one."""
 
 

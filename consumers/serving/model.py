@@ -78,6 +78,7 @@ class ServedModel:
             self.own.available[self._in[torch.nonzero(now).squeeze(1)]] = True
             self.own.available[0] = False
 
+    @torch.inference_mode()
     def act(self, history: History, without: Tensor | None = None) -> Decision:
         """Slates in the service's rows.
 
@@ -97,6 +98,7 @@ class ServedModel:
                 self.own.available[hidden] = before
         return replace(decision, slate=self._out[decision.slate], shadow=self._out[decision.shadow])
 
+    @torch.inference_mode()
     def scores(self, history: History, items: Tensor, policy: int) -> Tensor | None:
         """What the policy thinks of `items` [B, K] of the service; [B, K], or None if it has no scores."""
         agent = member(self.agent, policy)

@@ -121,6 +121,10 @@ class GRU4Rec(nn.Module):
         return self.run(self.items(history.items.flatten()[packed.token]), packed.sizes, generator)[-1]
 
 
+FEW = 32
+"""Rows up to which a served state takes a quarter of the time in torch's own recurrence."""
+
+
 class Layer(nn.Module):
     """One GRU layer over packed tokens. Gates in the order r, z, n."""
 
@@ -142,8 +146,17 @@ class Layer(nn.Module):
     ) -> Tensor:
         """[T, D] -> [T, D]; see `streamrec.nn.recurrence.gru` for `start` and `goes_on`."""
         keep = None if generator is None or p == 0.0 else mask(x.shape, p, generator, x.device)
+        if keep is None and goes_on is None and sizes and sizes[0] <= FEW and x.is_cpu and not torch.is_grad_enabled():
+            return self._few(x, sizes, start)
         gates = affine(x, self.weight_input, self.bias_input)
         return gru(gates, self.weight_hidden, self.bias_hidden, sizes, keep, start, goes_on)
+
+    def _few(self, x: Tensor, sizes: Sequence[int], start: Tensor | None) -> Tensor:
+        """The same from torch's own recurrence, whose steps begin sooner; ours is the faster one for many rows."""
+        begin = x.new_zeros(sizes[0], self.weight_hidden.shape[1]) if start is None else start
+        weights: list[Tensor] = [self.weight_input, self.weight_hidden, self.bias_input, self.bias_hidden]
+        states, _ = torch.gru(x, torch.tensor(sizes), begin.unsqueeze(0), weights, True, 1, 0.0, False, False)
+        return states
 
 
 @dataclass
