@@ -49,6 +49,25 @@ def test_old_clicks_fade_with_clicks_when_time_stands_still() -> None:
     assert agent.act(history([[]])).slate.tolist() == [[2, 1]]
 
 
+def test_ranks_follow_whatever_changes_the_counts() -> None:
+    agent = Popular(catalog(6), 2)
+
+    def expected() -> Tensor:
+        counts = agent.counts[: agent.catalog.size]
+        return torch.argsort(torch.argsort(counts, descending=True, stable=True))
+
+    for change in (
+        lambda: click(agent, [3, 3, 5]),
+        lambda: click(agent, [5, 5, 5]),
+        lambda: agent.recycle(torch.tensor([5])),
+        lambda: agent.load_state_dict(agent.state_dict() | {"counts": agent.counts.flip(0)}),
+        lambda: agent.catalog.rows(["new"]),
+    ):
+        change()
+        assert agent.ranks().tolist() == expected().tolist()
+        assert agent.ranks() is agent.ranks()
+
+
 def test_seen_items_give_way_to_the_next_popular_ones() -> None:
     agent = Popular(catalog(6), 2, exclude_seen=True)
     click(agent, [1, 1, 1, 1, 2, 2, 2, 3, 3, 4])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
+from streamrec.encoders import gru4rec
 from streamrec.encoders.gru4rec import GRU4Rec
 from tests.histories import catalog, history
 
@@ -29,6 +30,23 @@ def test_equals_torch_gru(layers: int) -> None:
         if row:
             expected = reference(encoder.items.weight[torch.tensor([row])])[0][0, -1]
             torch.testing.assert_close(out[at], expected)
+
+
+@pytest.mark.parametrize("rows", [1, gru4rec.FEW, gru4rec.FEW + 1])
+def test_a_few_rows_and_many_take_different_ways_to_the_same_states(rows: int) -> None:
+    encoder = GRU4Rec(catalog(20), dim=8, layers=2, seed=3)
+    with torch.no_grad():
+        for weights in encoder.parameters():
+            weights.add_(torch.randn(weights.shape, generator=Generator().manual_seed(1)) / 10)
+    some = history([ROWS[at % len(ROWS)] for at in range(rows)])
+    learned = encoder(some)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(some), learned)
+        start = [torch.randn(rows, 8, generator=Generator().manual_seed(at)) for at in range(2)]
+        vectors, sizes = encoder.items(torch.arange(1, rows + 1) % 20), [rows]
+        carried = encoder.run(vectors, sizes, start=start)
+    for mine, theirs in zip(carried, encoder.run(vectors, sizes, start=start), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_start_is_uniform_per_gate() -> None:
