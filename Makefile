@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check slow data recsim clean
+.PHONY: help setup demo test check slow gpu data recsim clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -33,6 +33,9 @@ check: $(READY)  ## formatting, lint and types
 
 slow: $(READY)  ## the tests that take longer
 	@$(BIN)/python -m pytest -m slow
+
+gpu: $(READY)  ## the tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu
 
 data: $(READY)  ## the tests on real data sets; STREAMREC_DATA names their folder
 	@$(BIN)/python -m pytest -m data

@@ -81,7 +81,8 @@ def test_a_model_is_trained_the_same(cls: Callable[..., Any], device: str) -> No
 def test_sessions_and_transitions_are_the_same(device: str) -> None:
     stores = [SessionStore(users=50, length=4, skips=3, slate=3, device=place) for place in ("cpu", device)]
     draw = torch.Generator().manual_seed(0)
-    rows = [store.rows([f"u{at}" for at in range(40)]) for store in stores][0]
+    rows, same = (store.rows([f"u{at}" for at in range(40)]) for store in stores)
+    assert torch.equal(rows, same)
     for step in range(30):
         kind = torch.where(torch.rand(40, generator=draw) < 0.7, int(Kind.CLICK), int(Kind.SKIP)).to(torch.int8)
         item = torch.randint(1, 20, (40,), generator=draw)
