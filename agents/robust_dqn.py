@@ -158,7 +158,11 @@ class RobustDQN(DQN):
     def act(self, history: History) -> Decision:
         apart = self.in_benchmark(history.key)
         rows = [torch.nonzero(group).squeeze(1) for group in (~apart, apart)]
-        mine, theirs = super().act(history[rows[0]]), self.benchmark.act(self._offer(history[rows[1]]))
+        given = self._offer(history[rows[1]])
+        mine, theirs = super().act(history[rows[0]]), self.benchmark.act(given)
+        if self.exclude_seen:  # whom nothing is left for: without candidates the benchmark would show anything
+            nothing = (given.offer == 0).all(1)
+            theirs.slate[nothing], theirs.logp[nothing], theirs.slot_logp[nothing] = 0, 0.0, 0.0
         # A member of several policies would number them; to the outside this is one agent.
         theirs.policy.zero_()
         theirs.shadow = mine.shadow.new_zeros(len(theirs), *mine.shadow.shape[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -22,6 +23,9 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from consumers.clients.settings import ClientSettings
+
+TLS_PATIENCE_S = 5.0
+"""How long a server may think about a handshake of TLS."""
 
 _LEASH = Path(__file__).with_name("leash.py")
 
@@ -111,7 +115,7 @@ class EmbeddedBroker:
         self.cluster_id = f"streamrec-{uuid.uuid4().hex[:12]}"
         # Every option is given: the broker would take those left out from environment variables.
         command = [binary, "--silent", "--cluster-id", self.cluster_id, "--listener-url", url]
-        command += ["--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
+        command += ["--advertised-listener-url", self._advertised(port), "--storage-engine", "memory://tansu/"]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_LEASH), *command],
             stdin=subprocess.PIPE,
@@ -119,6 +123,10 @@ class EmbeddedBroker:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def _advertised(self, port: int) -> str:
+        """Where the broker sends its clients."""
+        return f"tcp://{self.host}:{port}"
 
     def _wait_until_ready(self, port: int, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
@@ -186,20 +194,24 @@ def topic_id(address: str, topic: str, settings: ClientSettings | None = None) -
         return str(client.describe_topics([topic])[0].get("topic_id", ""))
 
 
-def reach(address: str, patience_s: float = 3.0) -> None:
-    """Return once one of the servers in `address`, host:port[,host:port], takes connections.
+def reach(address: str, settings: ClientSettings | None = None, patience_s: float = 3.0) -> None:
+    """Return once one of the servers in `address`, host:port[,host:port], takes connections, with TLS if it shall.
 
-    Clients of kafka-python would try for half a minute, and leave sockets behind when they give up.
+    Clients of kafka-python would try for half a minute, and leave sockets behind when they give up. At a server that
+    keeps silent when it is offered TLS they would wait for ever.
 
     Raises:
-        BrokerUnavailable: none does within `patience_s`, or one is not of the form host:port.
+        BrokerUnavailable: none does within `patience_s`, one does not speak TLS, or is not of the form host:port.
     """
+    settings = settings or ClientSettings()
     deadline = time.monotonic() + patience_s
     while True:
         for server in address.split(","):
             host, _, port = server.strip().rpartition(":")
             try:
-                socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=1.0) as connection:
+                    if settings.encrypted:
+                        _offer_tls(connection, server, settings.protocol)
                 return
             except ValueError as error:
                 raise _unreachable(address, error) from error
@@ -210,24 +222,58 @@ def reach(address: str, patience_s: float = 3.0) -> None:
         time.sleep(0.1)
 
 
+def _offer_tls(connection: socket.socket, server: str, protocol: str) -> None:
+    """Return if the server takes part in a handshake of TLS; whom it says to be is for the client to check.
+
+    Raises:
+        BrokerUnavailable: it does not.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection.settimeout(TLS_PATIENCE_S)
+    try:
+        context.wrap_socket(connection).close()
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+            return  # it refuses us, say without a certificate, in the words of TLS
+        raise BrokerUnavailable(
+            f"{server.strip()} does not speak TLS, and the client table asks for security_protocol = {protocol!r} "
+            f"({error}): name the port of the broker's listener for {protocol}, or correct security_protocol"
+        ) from None
+
+
 @contextlib.contextmanager
 def admin(address: str, settings: ClientSettings | None = None) -> Iterator[KafkaAdminClient]:
     """A connected admin client of kafka-python, closed at the end.
 
     Raises:
-        BrokerUnavailable: nobody answers at `address`.
+        BrokerUnavailable: nobody answers at `address`, or not with these settings.
     """
-    reach(address)
     settings = settings or ClientSettings()
+    reach(address, settings)
     options = settings.for_kafka_python(KafkaAdminClient.DEFAULT_CONFIG)
     try:
         client = KafkaAdminClient(bootstrap_servers=address, bootstrap_timeout_ms=10_000, **options)
     except (KafkaError, OSError, AssertionError) as error:
-        raise _unreachable(address, settings.redacted(error)) from None
+        raise unusable(address, settings, error) from None
     try:
         yield client
     finally:
         client.close()
+
+
+def unusable(address: str, settings: ClientSettings, error: object) -> BrokerUnavailable:
+    """What to raise where somebody takes connections at `address`, and a client could not make itself understood."""
+    said = f"no Kafka broker at {address!r} understands this client ({settings.redacted(error)}): "
+    if settings.protocol == "PLAINTEXT":
+        return BrokerUnavailable(
+            f"{said}is that a Kafka? If it wants TLS or a password, say so in the client table, [world.client] or "
+            "--client FILE: security_protocol, sasl_mechanism, ssl_cafile and so on"
+        )
+    return BrokerUnavailable(
+        f"{said}check that this is the port of its listener for {settings.protocol}, and in the client table the "
+        "mechanism, the name and the password (sasl_*) and the certificates (ssl_*); what was refused stands in the log"
+    )
 
 
 def _unreachable(address: str, error: object) -> BrokerUnavailable:

@@ -13,10 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consumers.said import listed, misfits, said
 from consumers.wire import CODES, Event
 from streamrec.catalog import Catalog
-from streamrec.records import Events
+from streamrec.records import Events, Kind
 from streamrec.sessions import SessionStore
+
+_REQUEST = int(Kind.REQUEST)
 
 
 @dataclass
@@ -48,17 +51,27 @@ def to_events(
     """
     items = catalog.rows([m.item for m in messages])
     slates = {at: catalog.rows(m.slate) for at, m in enumerate(messages) if m.slate}
+    codes = np.array([CODES[m.kind] for m in messages], dtype=np.int8)
+    asked = np.flatnonzero(codes == _REQUEST).tolist()
     stamps = np.asarray(sent, dtype=np.float64)
     refused = _refusals(messages, items, slates, catalog, slate)
+    saying = [at for at in asked if messages[at].candidates or messages[at].context]
+    offers = listed(messages, saying, catalog, sessions) if saying else {}
+    if saying:
+        refused = sorted(dict([*misfits(messages, saying, offers, sessions), *refused]).items())
     kept = np.delete(np.arange(len(messages)), [at for at, _ in refused])
     if refused:
         messages, items, stamps = [messages[at] for at in kept.tolist()], items[torch.from_numpy(kept)], stamps[kept]
-        slates = {new: slates[at] for new, at in enumerate(kept.tolist()) if at in slates}
+        codes, asked = codes[kept], np.flatnonzero(codes[kept] == _REQUEST).tolist()
+        slates, offers = (
+            {new: rows[at] for new, at in enumerate(kept.tolist()) if at in rows} for rows in (slates, offers)
+        )
     shown, slot_logp = _slates(messages, slates, slate if slates else 0)
+    context, offer = said(messages, asked, offers, catalog, sessions)
     times = [m.time for m in messages]
     events = Events.of(
         sessions.rows([m.user for m in messages]),
-        _column([CODES[m.kind] for m in messages], np.int8),
+        torch.from_numpy(codes),
         torch.from_numpy(np.array(times, dtype=np.float64) if None not in times else _filled(times, stamps)),
         item=items,
         value=_column([m.value for m in messages], np.float32),
@@ -68,6 +81,8 @@ def to_events(
         sent=torch.from_numpy(stamps),
         shown=shown,
         slot_logp=slot_logp,
+        context=context,
+        offer=offer,
     )
     return Received(events, messages, kept, refused)
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumers.clients.option import Client, settings_of
+
 if TYPE_CHECKING:
     from consumers.dead_letters import Group
     from consumers.retry import Outcome
@@ -28,12 +30,14 @@ TOPIC = "streamrec.dead-letters"
 
 
 @app.command("list")
-def list_letters(bootstrap_servers: Servers = SERVERS, topic: Topic = TOPIC, as_json: Json = False) -> None:
+def list_letters(
+    bootstrap_servers: Servers = SERVERS, client: Client = None, topic: Topic = TOPIC, as_json: Json = False
+) -> None:
     """Count the dead letters by reason, with the times and offsets of the first and the last."""
     from consumers.dead_letters import by_reason, groups_as_json
 
     with _usage():
-        groups = by_reason(bootstrap_servers, topic)
+        groups = by_reason(bootstrap_servers, topic, settings=settings_of(client))
     found = groups_as_json(topic, groups)
     if as_json:
         print(json.dumps(found))
@@ -54,6 +58,7 @@ def show(
     limit: Annotated[int, typer.Option(min=1, help="Most letters.")] = 10,
     width: Annotated[int, typer.Option(min=1, help="Most characters of a value; --json has all.")] = 2000,
     bootstrap_servers: Servers = SERVERS,
+    client: Client = None,
     topic: Topic = TOPIC,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +72,8 @@ def show(
         raise typer.BadParameter("name an OFFSET or a --reason, as `streamrec dlq list` prints them")
     with _usage():
         at = None if offset is None else place(offset)
-        found = [shown(letter, raw) for letter in find(bootstrap_servers, topic, at, reason, limit)]
+        letters = find(bootstrap_servers, topic, at, reason, limit, settings_of(client))
+        found = [shown(letter, raw) for letter in letters]
     if as_json:
         print(json.dumps({"topic": topic, "letters": found}))
     else:
@@ -86,6 +92,7 @@ def retry(
         bool, typer.Option("--again", help="Also letters that came back from a retry, and those it is uncertain of.")
     ] = False,
     bootstrap_servers: Servers = SERVERS,
+    client: Client = None,
     topic: Topic = TOPIC,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +100,7 @@ def retry(
     from consumers.retry import retry as send_again
 
     with _usage():
-        outcome = send_again(bootstrap_servers, topic, reason, dry_run, again)
+        outcome = send_again(bootstrap_servers, topic, reason, dry_run, again, settings_of(client))
     if as_json:
         print(json.dumps({"topic": topic, **outcome.as_json()}))
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumers.clients.option import Client, settings_of
 from streamrec.replay.commands import columns
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def validate(
         ),
     ],
     bootstrap_servers: Annotated[str, typer.Option(help="Of a topic: host:port[,host:port].")] = "127.0.0.1:9092",
+    client: Client = None,
     column: Annotated[
         list[str] | None,
         typer.Option("--column", metavar="NAME=EXPR", help="Where a column of the event format comes from in a log."),
@@ -44,7 +46,7 @@ def validate(
     from consumers.validate import is_topic, validate_log, validate_topic
 
     if is_topic(source):
-        verdict = validate_topic(bootstrap_servers, source, examples)
+        verdict = validate_topic(bootstrap_servers, source, examples, settings_of(client))
     else:
         verdict = validate_log(source, columns(column), examples)
     if as_json:

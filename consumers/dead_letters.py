@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from consumers import wire
+from consumers.clients.settings import ClientSettings
 from consumers.disguise import disguised, escaped, people, pseudonym, said
 from consumers.kafka import RETRY_HEADER, SENT_HEADER
 from consumers.reasons import Reason, reason_of
@@ -68,19 +69,25 @@ class Letter:
         return self.reason != _ALIEN and not cut
 
 
-def letters(servers: str, topic: str = TOPIC, start: Mapping[int, int] | None = None) -> Iterator[Letter]:
+def letters(
+    servers: str,
+    topic: str = TOPIC,
+    start: Mapping[int, int] | None = None,
+    settings: ClientSettings | None = None,
+) -> Iterator[Letter]:
     """All dead letters up to where the topic ends now; what is none comes with the reason `not_a_dead_letter`.
 
     Args:
         servers: host:port[,host:port].
         topic: of the dead letters.
         start: partition -> first offset; the beginning where nothing is said.
+        settings: how to connect.
 
     Raises:
         NoTopic: the topic does not exist.
         BrokerUnavailable: nobody answers at `servers`.
     """
-    for records in scan(servers, topic, start):
+    for records in scan(servers, topic, start, settings=settings):
         yield from map(read_letter, records)
 
 
@@ -143,10 +150,12 @@ class Group:
             self.places.append(letter.place)
 
 
-def by_reason(servers: str, topic: str = TOPIC, examples: int = 5) -> dict[str, Group]:
+def by_reason(
+    servers: str, topic: str = TOPIC, examples: int = 5, settings: ClientSettings | None = None
+) -> dict[str, Group]:
     """What is in the topic of dead letters, the most frequent reason first. Raises as `letters` does."""
     groups: dict[str, Group] = {}
-    for letter in letters(servers, topic):
+    for letter in letters(servers, topic, settings=settings):
         groups.setdefault(letter.reason.name, Group(letter.reason.expected)).add(letter, examples)
     return dict(sorted(groups.items(), key=lambda pair: -pair[1].count))
 
@@ -182,16 +191,21 @@ def place(text: str) -> Place:
 
 
 def find(
-    servers: str, topic: str = TOPIC, at: Place | None = None, reason: str | None = None, limit: int = 10
+    servers: str,
+    topic: str = TOPIC,
+    at: Place | None = None,
+    reason: str | None = None,
+    limit: int = 10,
+    settings: ClientSettings | None = None,
 ) -> list[Letter]:
     """At most `limit` letters, at a place or of a reason. Raises as `letters` does."""
     start: dict[int, int] = {}
     if at is not None:
-        require(servers, topic)
-        start = dict.fromkeys(bounds(servers, topic)[0], at.offset)
+        require(servers, topic, settings)
+        start = dict.fromkeys(bounds(servers, topic, settings)[0], at.offset)
         limit = min(limit, len(start) if at.partition is None else 1)
     found: list[Letter] = []
-    for letter in letters(servers, topic, start):
+    for letter in letters(servers, topic, start, settings):
         here = at is None or (letter.offset == at.offset and at.partition in (None, letter.partition))
         if here and wanted(letter, reason):
             found.append(letter)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from consumers import wire
+from consumers.messages import from_events
 from consumers.produce import play
 from streamrec.build import BadSpec
 from streamrec.catalog import Catalog
@@ -197,7 +197,7 @@ class HttpPlayers:
 
     def _tell_events(self, happened: Events) -> None:
         acts = happened[happened.kind != int(Kind.REQUEST)]
-        lines = [value for _, value in wire.from_events(acts, self.catalog, self.sessions)]
+        lines = [value for _, value in from_events(acts, self.catalog, self.sessions)]
         self.events += len(lines)
         for at in range(0, len(lines), BATCH):
             self._caller.call("POST", "/v1/events", b"\n".join(lines[at : at + BATCH]), "application/x-ndjson")

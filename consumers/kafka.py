@@ -21,11 +21,13 @@ from consumers.clients.settings import ClientSettings
 from consumers.columns import to_events
 from consumers.handover.member import Member
 from consumers.held import UNREADABLE, Batch
+from consumers.messages import from_decisions
 from consumers.orders import Orders
 from consumers.outbox import RETRY_HEADER, SENT_HEADER, Outbox
 from consumers.partitions import Partitions
 from consumers.places import Places
 from consumers.remembered import Remembered
+from consumers.said import keep_room
 from streamrec.catalog import Catalog
 from streamrec.ports import State
 from streamrec.records import Decision, Events
@@ -79,11 +81,16 @@ class KafkaWorld:
         send_timeout_s: how long a decision may take to reach the broker before the run stops.
         linger_s: how long a poll waits for records that the broker is known to have, at least; 0 = it hands out what is
             here.
+        gather_s: how long a poll gathers records where the broker has less than a batch: steps with many events cost
+            hardly more than those with few. 0 = none, for whoever waits for answers.
         bury: publish what cannot be used; False = only count it and keep the newest in `letters`.
         remember: ids of events kept per partition, to drop an event whose id came before; see `Remembered`. 0 = none.
         client: how to connect, under the names kafka-python gives its options: `security_protocol`, `sasl_mechanism`,
             `sasl_plain_username`, `ssl_cafile` and so on. A password is better named than given:
             `sasl_plain_password_env = "VARIABLE"` or `sasl_plain_password_file = "path"`. It is never written anywhere.
+        context: F, numbers that come with a request, up to 256; room for them is kept in `sessions`. 0 = none.
+        candidates: C, the most candidates that come with a request, up to 1000; `sessions` keeps 16 bytes of room for
+            each, per user. A request that was answered among more is read as one without any.
         client_library: who reads, "kafka-python" or the faster "confluent" (the extra `fast`); kafka-python sends.
         until: "end" = read up to `end` messages; "latest" = up to what a partition holds at the first fetch; a number =
             up to this offset in every partition, and no further than "latest". A checkpoint keeps where that was.
@@ -102,6 +109,9 @@ class KafkaWorld:
     Raises:
         BrokerUnavailable: nobody answers at `bootstrap_servers`; also later, when sending fails for `send_timeout_s`.
     """
+
+    rows_may_wait = True
+    """Items may get their rows after they turned up, so that learners can agree on them."""
 
     def __init__(
         self,
@@ -122,15 +132,19 @@ class KafkaWorld:
         send_timeout_s: float = SEND_TIMEOUT_S,
         until: str = "end",
         linger_s: float = LINGER_S,
+        gather_s: float = 0.0,
         bury: bool = True,
         remember: int = 1 << 20,
         client: Mapping[str, Any] | None = None,
         client_library: str = "kafka-python",
+        context: int = 0,
+        candidates: int = 0,
     ) -> None:
         if batch < 1 or slate < 1:
             raise ValueError(f"world.batch and world.slate must be at least 1, got batch={batch} and slate={slate}")
         if until not in ("end", "latest") and not until.isdigit():
             raise ValueError(f'world.until must be "end", "latest" or an offset, got {until!r}')
+        keep_room(sessions, context, candidates)
         self.servers, self.catalog, self.sessions, self.slate = bootstrap_servers, catalog, sessions, slate
         self.topic, self.decisions_topic, self.dead_letter_topic = topic, decisions, dead_letters
         self.group, self.batch, self.ask, self.follow = group, batch, ask, follow
@@ -157,7 +171,7 @@ class KafkaWorld:
             self._outbox.close(0)
             raise
         self.places = Places(self._reader, topic, group)
-        self._log = Partitions(self._reader, self.places, batch, follow, until, linger_s)
+        self._log = Partitions(self._reader, self.places, batch, follow, until, linger_s, gather_s)
         self.places.on_revoked, self.places.on_lost = self._revoked, self._taken
         self.places.on_assigned = lambda partitions: self.on_assigned(partitions)
         if group is not None and state:
@@ -248,7 +262,7 @@ class KafkaWorld:
         return joined(answered, from_past(wanted, asked, policies), wanted) if bool(answered.any()) else wanted
 
     def _publish(self, wanted: Decision, asked: Events, requests: Sequence[str]) -> None:
-        messages = wire.from_decisions(wanted, asked, self.catalog, self.sessions, self.policies, requests)
+        messages = from_decisions(wanted, asked, self.catalog, self.sessions, self.policies, requests)
         for key, value in messages:
             self._outbox.send(self.decisions_topic, key, value)
 

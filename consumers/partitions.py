@@ -26,10 +26,21 @@ class Partitions:
         follow: an `end` message is not the end.
         until: see `KafkaWorld`.
         linger_s: how long a poll waits for records that the broker is known to have, at most.
+        gather_s: how long it waits for more where it has not got a batch.
     """
 
-    def __init__(self, reader: Reader, places: Places, batch: int, follow: bool, until: str, linger_s: float) -> None:
-        self.reader, self.places, self.batch, self.follow, self.linger_s = reader, places, batch, follow, linger_s
+    def __init__(
+        self,
+        reader: Reader,
+        places: Places,
+        batch: int,
+        follow: bool,
+        until: str,
+        linger_s: float,
+        gather_s: float = 0.0,
+    ) -> None:
+        self.reader, self.places, self.batch, self.follow = reader, places, batch, follow
+        self.linger_s, self.gather_s = linger_s, gather_s
         self.until: dict[int, int] = {}  # partition -> offset at which it is over, whatever comes later
         self._most = None if until == "end" else sys.maxsize if until == "latest" else int(until)
 
@@ -37,6 +48,8 @@ class Partitions:
         """Fetch until a whole batch can be merged, or nothing more is to be had."""
         start = time.monotonic()
         self.fetch(0.0)
+        if self.gather_s and not self.ready() and not self.over():
+            self._gather()
         while not self.ready():
             waited = time.monotonic() - start
             waiting_for_known = self.backlog()
@@ -46,6 +59,13 @@ class Partitions:
             if self.over():
                 return
             self.fetch(patience - waited)
+
+    def _gather(self) -> None:
+        """Let `gather_s` pass: first comes what was asked for before, then what arrived meanwhile."""
+        time.sleep(self.gather_s)
+        self.fetch(0.0)
+        if not self.ready():
+            self.fetch(self.gather_s)
 
     def fetch(self, wait_s: float) -> None:
         """Take in what has arrived; waits up to `wait_s` for something. Rebalances are dealt with here."""

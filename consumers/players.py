@@ -14,7 +14,9 @@ from kafka import KafkaConsumer, TopicPartition
 
 from consumers import wire
 from consumers.broker import create_topics
+from consumers.clients.settings import ClientSettings
 from consumers.kafka import connect_consumer
+from consumers.messages import from_events
 from consumers.topic import EventTopic
 from streamrec.catalog import Catalog
 from streamrec.ports import World
@@ -34,6 +36,7 @@ class Players:
         slate: K, slots of a slate; longer answers are cut.
         servers: host:port[,host:port].
         topic, decisions: where events go and answers come from; made with one partition if they do not exist.
+        settings: how to connect.
     """
 
     def __init__(
@@ -45,15 +48,16 @@ class Players:
         servers: str,
         topic: str = "streamrec.events",
         decisions: str = "streamrec.decisions",
+        settings: ClientSettings | None = None,
     ) -> None:
         self.world, self.catalog, self.sessions, self.slate = world, catalog, sessions, slate
         self.requests = self.answered = self.ignored = 0
         self._waiting: dict[str, Events] = {}  # request id -> the request
         self._run = uuid.uuid4().hex[:8]
         self._rows: dict[str, int] = {}
-        self._target = EventTopic(servers, topic)
-        create_topics(servers, {decisions: 1})
-        self._answers = _tail(servers, decisions)
+        self._target = EventTopic(servers, topic, settings=settings)
+        create_topics(servers, {decisions: 1}, settings)
+        self._answers = _tail(servers, decisions, settings)
 
     @property
     def events(self) -> int:
@@ -88,7 +92,7 @@ class Players:
 
     def _send(self, events: Events) -> None:
         ids = self._number(events)
-        for key, value in wire.from_events(events, self.catalog, self.sessions, ids):
+        for key, value in from_events(events, self.catalog, self.sessions, ids):
             self._target.send(key, value)
 
     def _number(self, events: Events) -> dict[int, str]:
@@ -139,9 +143,9 @@ class Players:
         return torch.tensor([logp + [math.nan] * (self.slate - len(logp)) for logp in known])
 
 
-def _tail(servers: str, topic: str) -> KafkaConsumer:
+def _tail(servers: str, topic: str, settings: ClientSettings | None) -> KafkaConsumer:
     """A consumer that stands at the end of `topic`, or a batch before it: the embedded broker is not exact there."""
-    consumer = connect_consumer(servers)
+    consumer = connect_consumer(servers, settings=settings)
     places = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
     consumer.assign(places)
     consumer.seek_to_end(*places)

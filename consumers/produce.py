@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from consumers import wire
+from consumers.clients.option import settings_from
+from consumers.clients.settings import ClientSettings
 from consumers.pace import Pace
 from consumers.players import Players
 from consumers.topic import EventTopic
@@ -45,6 +47,7 @@ def send_log(
     speed: float | None = None,
     partitions: int = 1,
     quiet: bool = False,
+    settings: ClientSettings | None = None,
 ) -> Report:
     """Send a log (see `streamrec.data.events.read`) in order and close the topic's partitions with `end` messages.
 
@@ -57,6 +60,7 @@ def send_log(
         speed: seconds of event time per second of wall clock; None = as fast as possible.
         partitions: of a topic that does not exist yet.
         quiet: say nothing while sending.
+        settings: how to connect.
 
     Returns:
         events sent (the impressions of one slate are one request), rows read, partitions, seconds, events_per_s.
@@ -68,7 +72,7 @@ def send_log(
     frames = _limited(read(path, columns), limit)
     progress = _Ticker(quiet)
     started = time.monotonic()
-    target = EventTopic(servers, topic, partitions=partitions)
+    target = EventTopic(servers, topic, partitions=partitions, settings=settings)
     try:
         stopped = threading.Event()
         with interrupts(stopped.set):
@@ -177,6 +181,7 @@ def play(
     pace: float | None = None,
     quiet: bool = False,
     through: Callable[[World, Catalog, SessionStore, int], HttpPlayers] | None = None,
+    settings: ClientSettings | None = None,
 ) -> Report:
     """Let the simulated users of a spec's `[world]` play over Kafka; at the end the partitions get `end` messages.
 
@@ -189,6 +194,7 @@ def play(
             clock, with a simulated one as fast as answers come.
         quiet: say nothing while playing.
         through: makes players who take another way than Kafka, of the world, its catalogue, sessions and slate.
+        settings: how to connect to Kafka; None = as the spec's `[world.client]` says.
 
     Returns:
         events sent, requests, answered, ignored (answers nobody waits for), unanswered, seconds, events_per_s.
@@ -197,9 +203,12 @@ def play(
         BadSpec: the world cannot be built.
         BrokerUnavailable: the broker cannot be reached, or not any more.
     """
-    world, catalog, sessions, slate = _build_world(spec, pace)
-    made = world, catalog, sessions, slate
-    players = Players(*made, servers, topic, decisions) if through is None else through(*made)
+    table = dict(spec.get("world", {}))
+    client = table.pop("client", {})
+    if settings is None and through is None:
+        settings = settings_from(client, "[world.client]")
+    made = _build_world({**spec, "world": table}, pace)
+    players = Players(*made, servers, topic, decisions, settings) if through is None else through(*made)
     progress = _Ticker(quiet)
     started = time.monotonic()
     try:
@@ -215,7 +224,7 @@ def play(
 
 
 def _build_world(spec: Mapping[str, Any], pace: float | None) -> tuple[World, Catalog, SessionStore, int]:
-    if "world" not in spec:
+    if not spec["world"]:
         raise BadSpec("the spec has no [world] table")
     slate = int(spec.get("run", {}).get("slate", 10))
     context: dict[str, Any] = {"slate": slate, "seed": int(spec.get("seed", 0)), "device": "cpu", "policies": []}

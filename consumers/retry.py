@@ -24,6 +24,7 @@ from kafka.errors import KafkaError
 
 from consumers import wire
 from consumers.broker import BrokerUnavailable, create_topics
+from consumers.clients.settings import ClientSettings
 from consumers.dead_letters import TOPIC, Letter, letters, wanted
 from consumers.kafka import RETRY_HEADER, SEND_TIMEOUT_S, connect_producer
 from consumers.reasons import reason_of
@@ -61,7 +62,12 @@ class Outcome:
 
 
 def retry(
-    servers: str, topic: str = TOPIC, reason: str | None = None, dry_run: bool = False, again: bool = False
+    servers: str,
+    topic: str = TOPIC,
+    reason: str | None = None,
+    dry_run: bool = False,
+    again: bool = False,
+    settings: ClientSettings | None = None,
 ) -> Outcome:
     """Send letters again that today's decoder can read, to the topic and partition they came from.
 
@@ -74,17 +80,18 @@ def retry(
         reason: only those with this reason (`dead_letters.wanted`).
         dry_run: send and write nothing.
         again: also those that came back from a retry, and the uncertain ones.
+        settings: how to connect.
 
     Raises:
         NoTopic: there are no dead letters.
         BrokerUnavailable: nobody answers, or no longer. Retry again then: nothing is sent twice.
     """
-    require(servers, topic)
-    known = topics(servers)
+    require(servers, topic, settings)
+    known = topics(servers, settings)
     outcome = Outcome(dry_run)
-    with _Ledger(servers, f"{topic}.retried", known, dry_run) as ledger:
+    with _Ledger(servers, f"{topic}.retried", known, dry_run, settings) as ledger:
         sorter = _Sorter(outcome, ledger, known, reason, again)
-        good = (letter for letter in letters(servers, topic) if sorter.may_go(letter))
+        good = (letter for letter in letters(servers, topic, settings=settings) if sorter.may_go(letter))
         while part := list(islice(good, BATCH)):
             if not dry_run:
                 ledger.send(part)
@@ -155,15 +162,17 @@ class _Ledger:
         uncertain: ids of letters of which nobody can tell any more.
     """
 
-    def __init__(self, servers: str, topic: str, known: set[str], dry_run: bool) -> None:
-        self.servers, self.topic = servers, topic
+    def __init__(
+        self, servers: str, topic: str, known: set[str], dry_run: bool, settings: ClientSettings | None
+    ) -> None:
+        self.servers, self.topic, self.settings = servers, topic, settings
         self.sent: set[str] = set()
         self.uncertain: set[str] = set()
         self._producer: KafkaProducer | None = None
         unfinished = self._read() if topic in known else {}
         if not dry_run:
-            create_topics(servers, {topic: 1})
-            self._producer = connect_producer(servers)
+            create_topics(servers, {topic: 1}, settings)
+            self._producer = connect_producer(servers, settings=settings)
         try:
             self._settle(unfinished, known)
         except BaseException:
@@ -180,7 +189,7 @@ class _Ledger:
         for letter in part:
             groups.setdefault(letter.topic, []).append(letter)
         for topic, group in groups.items():
-            _, ends = bounds(self.servers, topic)
+            _, ends = bounds(self.servers, topic, self.settings)
             key, ids = uuid.uuid4().hex, [letter.id for letter in group]
             self._write(key, _Batch("sending", ids, topic, ends))
             self._deliver(self._records(topic, group, set(ends)))
@@ -201,7 +210,7 @@ class _Ledger:
         """Batches announced and not ticked off, by key."""
         unfinished: dict[str, _Batch] = {}
         decoder = msgspec.json.Decoder(_Batch)
-        for records in scan(self.servers, self.topic):
+        for records in scan(self.servers, self.topic, settings=self.settings):
             for record in records:
                 key = (record.key or b"").decode()
                 batch = unfinished[key] = decoder.decode(record.value)
@@ -223,10 +232,10 @@ class _Ledger:
     def _look_for(self, batch: _Batch) -> tuple[set[str], bool]:
         """Those of its letters that are in the topic of events; whether some may have been there and are deleted."""
         ids = set(batch.letters)
-        begins, _ = bounds(self.servers, batch.topic)
+        begins, _ = bounds(self.servers, batch.topic, self.settings)
         found = {
             value.decode("ascii", "replace")
-            for records in scan(self.servers, batch.topic, batch.ends)
+            for records in scan(self.servers, batch.topic, batch.ends, settings=self.settings)
             for record in records
             for name, value in record.headers or ()
             if name == RETRY_HEADER and value

@@ -10,6 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from consumers.broker import BrokerUnavailable, admin
+from consumers.clients.settings import ClientSettings
 from consumers.kafka import connect_consumer
 
 _ALL = 1 << 30  # records a poll may return: then none is left inside the client when a partition is paused
@@ -19,13 +20,13 @@ class NoTopic(ValueError):
     """The broker has no topic of this name; looking must not create it."""
 
 
-def topics(servers: str) -> set[str]:
+def topics(servers: str, settings: ClientSettings | None = None) -> set[str]:
     """Names of the topics that the broker has.
 
     Raises:
         BrokerUnavailable: nobody answers at `servers`.
     """
-    with admin(servers) as client:
+    with admin(servers, settings) as client:
         try:
             return set(client.list_topics())
         except KafkaError as error:
@@ -33,7 +34,11 @@ def topics(servers: str) -> set[str]:
 
 
 def scan(
-    servers: str, topic: str, start: Mapping[int, int] | None = None, patience_s: float = 30.0
+    servers: str,
+    topic: str,
+    start: Mapping[int, int] | None = None,
+    patience_s: float = 30.0,
+    settings: ClientSettings | None = None,
 ) -> Iterator[list[Any]]:
     """The records of a topic, some of one partition at a time, each partition in order.
 
@@ -45,13 +50,14 @@ def scan(
         topic: must exist.
         start: partition -> first offset; the beginning where nothing is said, or where records were deleted since.
         patience_s: how long the broker may stay silent.
+        settings: how to connect.
 
     Raises:
         NoTopic: there is no such topic.
         BrokerUnavailable: nobody answers at `servers`, or not any more.
     """
-    require(servers, topic)
-    consumer = connect_consumer(servers)
+    require(servers, topic, settings)
+    consumer = connect_consumer(servers, settings=settings)
     try:
         yield from _until_end(consumer, servers, topic, start or {}, patience_s)
     except KafkaError as error:
@@ -60,25 +66,25 @@ def scan(
         consumer.close(autocommit=False, timeout_ms=5000)
 
 
-def require(servers: str, topic: str) -> None:
+def require(servers: str, topic: str, settings: ClientSettings | None = None) -> None:
     """Return if the topic exists.
 
     Raises:
         NoTopic: it does not.
         BrokerUnavailable: nobody answers at `servers`.
     """
-    if topic not in (known := topics(servers)):
+    if topic not in (known := topics(servers, settings)):
         near = ", ".join(sorted(name for name in known if not name.startswith("__"))[:10]) or "no topics at all"
         raise NoTopic(f"expected a topic of {servers}, got {topic!r}; it has {near}")
 
 
-def bounds(servers: str, topic: str) -> tuple[dict[int, int], dict[int, int]]:
+def bounds(servers: str, topic: str, settings: ClientSettings | None = None) -> tuple[dict[int, int], dict[int, int]]:
     """First offset and an offset not behind the end, by partition.
 
     Raises:
         BrokerUnavailable: nobody answers at `servers`.
     """
-    consumer = connect_consumer(servers)
+    consumer = connect_consumer(servers, settings=settings)
     try:
         places = _places(consumer, topic)
         begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)

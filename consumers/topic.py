@@ -11,6 +11,7 @@ from kafka.partitioner import murmur2
 
 from consumers import wire
 from consumers.broker import BrokerUnavailable, create_topics
+from consumers.clients.settings import ClientSettings
 from consumers.kafka import SEND_TIMEOUT_S, connect_producer
 
 _MARK = 2_000
@@ -25,16 +26,24 @@ class EventTopic:
         topic: created with `partitions` partitions if it does not exist.
         in_flight: most events handed to the client and not yet with the broker.
         partitions: of a topic that does not exist yet.
+        settings: how to connect.
 
     Raises:
         BrokerUnavailable: nobody answers at `servers`.
     """
 
-    def __init__(self, servers: str, topic: str, in_flight: int = 20_000, partitions: int = 1) -> None:
-        create_topics(servers, {topic: partitions})
+    def __init__(
+        self,
+        servers: str,
+        topic: str,
+        in_flight: int = 20_000,
+        partitions: int = 1,
+        settings: ClientSettings | None = None,
+    ) -> None:
+        create_topics(servers, {topic: partitions}, settings)
         self.servers, self.topic = servers, topic
         self.sent = 0  # events, without `end` messages
-        self._producer = connect_producer(servers, batch_bytes=131_072)
+        self._producer = connect_producer(servers, batch_bytes=131_072, settings=settings)
         partitions_now = len(self._producer.partitions_for(topic))
         # The default partitioner of every Kafka client, remembered: in Python it costs a tenth of sending an event.
         self._partition = lru_cache(1 << 17)(lambda key: (murmur2(key) & 0x7FFFFFFF) % partitions_now)

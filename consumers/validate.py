@@ -12,6 +12,7 @@ from typing import Any
 
 from consumers import wire
 from consumers.broker import BrokerUnavailable
+from consumers.clients.settings import ClientSettings
 from consumers.reasons import reason_of
 from consumers.scan import NoTopic, scan
 from streamrec.data.events import BadLog, checked
@@ -99,7 +100,7 @@ def validate_log(path: Path | str, columns: Mapping[str, str] | None = None, exa
     return verdict
 
 
-def validate_topic(servers: str, topic: str, examples: int = 3) -> Verdict:
+def validate_topic(servers: str, topic: str, examples: int = 3, settings: ClientSettings | None = None) -> Verdict:
     """Decode every message from the beginning of a topic to where it ends now; never raises for what is wrong with it.
 
     A message without fault can still be refused by a run: its catalogue may be full, its slate narrower.
@@ -107,7 +108,7 @@ def validate_topic(servers: str, topic: str, examples: int = 3) -> Verdict:
     topic = topic.removeprefix("kafka:")
     verdict = Verdict(f"kafka:{topic}", faulty=0)
     try:
-        for records in scan(servers, topic):
+        for records in scan(servers, topic, settings=settings):
             for record in records:
                 _note_message(record, verdict, examples)
     except (NoTopic, BrokerUnavailable) as error:

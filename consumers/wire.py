@@ -17,6 +17,8 @@ An event, on the topic `streamrec.events`; the record's key is the user id, so t
 | `slot` | -1 | slot of the slate it speaks about, from 0; -1 = unknown |
 | `slate` | none | requests that were answered already: the items shown then, by slot, "" = an empty slot |
 | `slot_logp` | none | natural log of the propensity of each item of `slate`, null = unknown |
+| `context` | none | requests: up to 256 numbers that say what is known of the user and the moment, -1e9 to 1e9 |
+| `candidates` | none | requests: ids of the items that may be shown, up to 1000; none = whatever is available |
 | `policy` | none | with `slate`: name of the policy that decided |
 | `model` | none | with `slate`: version of the model that decided |
 | `id` | none | id of the event, up to 128 characters; of a request it comes back in the decision as `request` |
@@ -27,6 +29,12 @@ Fields that are not listed are ignored. A message is at most 64 KiB.
 
 A request without `slate` waits for an answer; one with a `slate` says what was shown, and is never answered again. The
 second event with an `id` that came before is dropped, as long as the reader remembers the first (`world.remember`).
+
+`context` and `candidates` are for readers that keep room for them (`world.context`, `world.candidates`: how many). A
+reader without room ignores them. With room, a `context` has just as many numbers, and a request without one is one of
+which nothing is known, zeros. More `candidates` than there is room for are ignored where the request was answered
+already; a request that waits for an answer is refused then, since others would be shown, and also if the catalogue
+has none of them. An item named as a candidate may be recommended from there on, unless it was retired.
 
 Four kinds are no events but instructions, which take effect at their place in the partition:
 
@@ -73,16 +81,13 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
-import torch
 from msgspec import Meta
 
-from streamrec.catalog import Catalog
-from streamrec.records import Decision, Events, Kind
-from streamrec.sessions import SessionStore
+from streamrec.records import Kind
 
 MAX_BYTES = 65_536
 """Longest message."""
@@ -96,6 +101,12 @@ MAX_ID = 128
 MAX_SLOTS = 1000
 """Most slots of a slate."""
 
+MAX_CANDIDATES = 1000
+"""Most candidates of a request."""
+
+MAX_NUMBERS = 256
+"""Most numbers of a context."""
+
 END: Final = "end"
 """Kind of the message that says: no more will come in this partition."""
 
@@ -107,6 +118,7 @@ Time = Annotated[float, Meta(ge=0, lt=4_102_444_800)]  # a time in milliseconds 
 Value = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Number = Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)]  # beyond that JSON readers round
 Slot = Annotated[int, Meta(ge=-1, lt=MAX_SLOTS)]
+Candidate = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 LogP = Annotated[float, Meta(ge=-1e6, le=0)]
 
 FIRST_ORDER: Final = 100
@@ -145,6 +157,8 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     model: Id = ""
     category: Id = ""
     available: bool = True
+    context: Annotated[Sequence[Value], Meta(max_length=MAX_NUMBERS)] = ()
+    candidates: Annotated[Sequence[Candidate], Meta(max_length=MAX_CANDIDATES)] = ()
 
 
 class DecisionMessage(msgspec.Struct, omit_defaults=True):
@@ -277,71 +291,3 @@ def _readable(original: bytes | None) -> tuple[str | None, str | None]:
         return original.decode(), None
     except UnicodeDecodeError:
         return None, base64.b64encode(original).decode()
-
-
-# --- Events and Decisions -> messages ------------------------------------------------------------------------------
-
-
-def from_events(
-    events: Events, catalog: Catalog, sessions: SessionStore, ids: Mapping[int, str] | None = None
-) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of the records for `events`, in order. Sessions, of which events hold a hash, are left out.
-
-    Args:
-        events: what happened.
-        catalog: knows the items' ids.
-        sessions: knows the users' ids.
-        ids: ids of requests, by row of `events`.
-    """
-    ids = ids or {}
-    users = sessions.user_ids(events.user)
-    columns = (events.kind, events.item, events.time, events.value, events.decision, events.slot)
-    rows = zip(users, *(c.tolist() for c in columns), strict=True)
-    slates = _shown(events, catalog)
-    for at, (user, kind, item, time, value, decision, slot) in enumerate(rows):
-        message = Event(NAMES[kind], user, 1, catalog.ids[item], time, value, "", decision, slot)
-        if at in ids:
-            message.id = ids[at]
-        if at in slates:
-            message.slate, message.slot_logp = slates[at]
-        yield user.encode(), encode(message)
-
-
-def _shown(events: Events, catalog: Catalog) -> dict[int, tuple[list[str], list[float | None]]]:
-    """Ids and log-propensities of the slates that rows carry, by row."""
-    slates: dict[int, tuple[list[str], list[float | None]]] = {}
-    sizes = (events.shown > 0).sum(1)
-    for at in torch.nonzero(sizes).squeeze(1).tolist():
-        rows = events.shown[at, : int(sizes[at])].tolist()
-        slates[at] = [catalog.ids[row] for row in rows], list(events.slot_logp[at, : len(rows)].tolist())
-    return slates
-
-
-def from_decisions(
-    decision: Decision,
-    asked: Events,
-    catalog: Catalog,
-    sessions: SessionStore,
-    policies: Sequence[str],
-    requests: Sequence[str] = (),
-) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of the records for `decision`, the answer to the requests `asked`, row for row.
-
-    Args:
-        decision: slates, with their propensities and the policy that decided.
-        asked: the requests.
-        catalog: knows the items' ids.
-        sessions: knows the users' ids.
-        policies: names of the policies by `decision.policy`.
-        requests: ids of the requests, "" = none; empty = none has one.
-    """
-    users = sessions.user_ids(decision.user)
-    sizes = ((decision.slate > 0) * torch.arange(1, decision.slate.shape[1] + 1)).amax(1).tolist()
-    columns = (decision.id, decision.slate, decision.logp, decision.slot_logp, decision.policy, asked.time)
-    rows = zip(users, sizes, *(c.tolist() for c in columns), requests or [""] * len(users), strict=True)
-    ids = catalog.ids
-    for user, size, number, slate, logp, slot_logp, policy, time, request in rows:
-        items = [ids[row] for row in slate[:size]]  # slots below the last item are empty
-        name = policies[policy] if policy < len(policies) else str(policy)
-        message = DecisionMessage(number, user, time, items, logp, slot_logp[:size], name, request)
-        yield user.encode(), encode(message)

@@ -75,6 +75,8 @@ class Catalog:
         self._used = np.zeros(capacity + 1 if ttl_s else 0)  # event time at which each row last occurred
         self._touched: list[NDArray[np.int64]] = []  # rows that occurred since `expire` last heard of the time
         self._said = self._clock = self._next_scan = float("-inf")
+        self.waiting: dict[str, tuple[str, bool] | None] | None = None
+        """New ids that wait for `settle`, with what `upsert` says of them; None = they get their rows at once."""
 
     def __len__(self) -> int:
         """Number of items that have a row."""
@@ -112,6 +114,9 @@ class Catalog:
             return row
         if self.full or not self._common(item):
             return 0
+        if self.waiting is not None:
+            self.waiting.setdefault(item)
+            return 0
         return self._give(item)
 
     def _give(self, item: str) -> int:
@@ -146,8 +151,11 @@ class Catalog:
             available: it may be recommended from now on; False = not before `upsert` says so.
 
         Returns:
-            its row; 0 when the catalogue is full.
+            its row; 0 when the catalogue is full, -1 when it waits for `settle`.
         """
+        if self.waiting is not None and item not in self._row and not self.full:
+            self.waiting[item] = category, available
+            return -1
         row = self._row.get(item) or (0 if self.full else self._give(item))
         if row == 0:
             return 0
@@ -161,6 +169,17 @@ class Catalog:
         self._some_withdrawn = bool(self.withdrawn.any())
         self.available[row] = available
         return row
+
+    def settle(self, ids: Sequence[str]) -> None:
+        """Give rows to `ids`, in this order, as long as there are some, and make them recommendable; none waits now."""
+        told, self.waiting = self.waiting or {}, {}
+        for item in ids:
+            if item not in self._row and not self.full:
+                self._give(item)
+        self.see(self.find(ids).to(self.available.device))
+        for item, about in told.items():
+            if about is not None and item in self._row:
+                self.upsert(item, *about)
 
     def _category(self, name: str) -> int:
         if name not in self._categories:

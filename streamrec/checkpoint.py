@@ -95,6 +95,20 @@ def load_newest(folder: Path) -> tuple[State, Path] | None:
     return None
 
 
+def numbers(folder: Path) -> list[int]:
+    """Of the checkpoints in `folder`, rising; whether they are whole turns out when they are loaded."""
+    return [int(path.name) for path in _existing(folder)]
+
+
+def load_number(folder: Path, number: int) -> State | None:
+    """The checkpoint of that number, None if it is damaged, which is reported."""
+    try:
+        return load(folder / f"{number:012d}")
+    except DamagedCheckpoint as error:
+        log.warning("checkpoint refused: %s", error)
+        return None
+
+
 def _existing(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 

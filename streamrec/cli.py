@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import shlex
 import sys
 from datetime import datetime
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumers.clients.option import Client, settings_of
 from consumers.commands_dead_letters import app as dead_letters_app
 from consumers.commands_events import app as events_app
 from consumers.commands_serve import serve
 from consumers.commands_token import token
 from streamrec.data.importers.command import app as data_app
 from streamrec.lifeline import tie_to_parent
+from streamrec.printed import json_line
 from streamrec.replay import commands
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ _EXIT = {
     "BrokerUnavailable": 1,
     "DemoFailed": 1,
     "CannotListen": 1,
+    "OutOfStep": 1,
 }
 """Errors that the person at the keyboard can mend, told without a traceback. By name: their modules import torch."""
 
@@ -171,6 +173,8 @@ def replay(
     ] = False,
     bootstrap_servers: Servers = None,
     until_offset: Annotated[str, typer.Option(help="kafka: end (an end message) or latest (what is there).")] = "end",
+    candidates: Annotated[int, typer.Option(min=0, max=1000, help="kafka: most candidates of a request.")] = 0,
+    context: Annotated[int, typer.Option(min=0, max=256, help="kafka: numbers that come with a request.")] = 0,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     log: Annotated[Path | None, typer.Option(help="With a spec: the log of its world.")] = None,
     column: ReplayColumns = None,
@@ -209,6 +213,7 @@ def replay(
         alpha=alpha, items=items, slate=slate, marginal=marginal, attribution=attribution, late=late, bound=bound,
         gamma=gamma, allow_sampled=allow_sampled,
         servers=bootstrap_servers or DEFAULT_SERVERS, until_offset=until_offset, seed=seed, column=column,
+        candidates=candidates, context=context,
     )  # fmt: skip
     replay_log(asked, run_dir or _new_run_dir("replay"), resume, checkpoint, as_json, quiet)
 
@@ -232,6 +237,7 @@ app.command()(commands.plan)
 def produce(
     source: Annotated[str, typer.Argument(help="An event log, or a spec whose simulated users shall play.")],
     bootstrap_servers: Servers = DEFAULT_SERVERS,
+    client: Client = None,
     topic: Annotated[str, typer.Option(help="Where the events go.")] = "streamrec.events",
     column: Columns = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Send only this many events of a log.")] = None,
@@ -251,15 +257,16 @@ def produce(
     """Send a log, or simulated users, to Kafka; or have simulated users come over HTTP."""
     from consumers.produce import play, send_log
 
-    servers = bootstrap_servers or DEFAULT_SERVERS
+    servers, how = bootstrap_servers or DEFAULT_SERVERS, settings_of(client)
     if http is not None:
         from consumers.http_players import over_http
 
         report = over_http(_load(source, sets, None), http, token_file, rate, seconds or 0.0, quiet)
     elif Path(source).exists() and not source.endswith(".toml"):
-        report = send_log(Path(source), servers, topic, commands.columns(column), limit, quiet=quiet)
+        report = send_log(Path(source), servers, topic, commands.columns(column), limit, quiet=quiet, settings=how)
     else:
-        report = play(_load(source, sets, None), servers, topic, seconds or 0.0, pace=pace, quiet=quiet)
+        spec = _load(source, sets, None)
+        report = play(spec, servers, topic, seconds or 0.0, pace=pace, quiet=quiet, settings=how)
     _print(report, as_json)
 
 
@@ -290,7 +297,7 @@ def doctor(bootstrap_servers: Servers = None, as_json: Json = False) -> None:
 
     findings = examine(bootstrap_servers)
     if as_json:
-        print(json.dumps(findings))
+        print(json_line(findings))
     else:
         for finding in findings["checks"]:
             print(f"{'ok  ' if finding['ok'] else 'BAD '} {finding['check']}: {finding['says']}")
@@ -358,7 +365,7 @@ def bench(
         from streamrec.bench.crash import all_of_it
 
         told = all_of_it(kills, short, 0, lambda text: None if quiet else print(text, file=sys.stderr, flush=True))
-        print(json.dumps(told))
+        print(json_line(told))
         raise typer.Exit(0 if told["equal"] else 1)
     if name == "replay":
         _bench_replay(seconds, short, as_json)
@@ -381,14 +388,14 @@ def bench(
     if name == "continual":
         from streamrec.bench import continual
 
-        print(json.dumps(continual.run(where, _folder(data, name), rows=only or (), device=device, say=say)))
+        print(json_line(continual.run(where, _folder(data, name), rows=only or (), device=device, say=say)))
         return
     from consumers.progress import print_agents
     from streamrec.bench.agents import run
 
     results = run(where, only or (), seeds, short, jobs, say)
     if as_json:
-        print(json.dumps(results))
+        print(json_line(results))
     else:
         print_agents(results)
 
@@ -398,7 +405,7 @@ def _bench_replay(seconds: float, short: bool, as_json: bool) -> None:
 
     figures = of_replay.measure(seconds, of_replay.ROWS // (50 if short else 1), 1_000_000 // (50 if short else 1))
     if as_json:
-        print(json.dumps({"bench": "replay", "threads": 1, **figures}))
+        print(json_line({"bench": "replay", "threads": 1, **figures}))
     else:
         of_replay.as_text(figures)
 
@@ -422,7 +429,7 @@ def _bench_encoders(
     from streamrec.bench.encoders import as_text, run
 
     results = run(where, data, only, seeds, jobs, device, say)
-    print(json.dumps(results) if as_json else as_text(results))
+    print(json_line(results) if as_json else as_text(results))
 
 
 @app.command("specs")
@@ -458,14 +465,15 @@ def _run(spec: Spec, name: str, run_dir: Path | None, resume: bool, as_json: boo
     experiment = Experiment(spec, where, command=shlex.join(["streamrec", *sys.argv[1:]]))
     if resume and not experiment.resume():
         raise typer.BadParameter(f"{where} has no usable checkpoint to resume from")
-    with following(where, quiet):
+    with following(experiment.run_dir, quiet or not experiment.leads):
         summary = experiment.run()
-    _print(summary, as_json)
+    if experiment.leads:
+        _print(summary, as_json)
 
 
 def _print(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(summary))
+        print(json_line(summary))
         return
     from consumers.progress import print_summary
 

@@ -74,18 +74,25 @@ class Experiment:
 
     Args:
         spec: tables as in a spec file.
-        run_dir: created if missing; what an earlier run left there is continued with `resume()`.
+        run_dir: created if missing; what an earlier run left there is continued with `resume()`. Of several learners,
+            the first has it and the others a folder in it each.
         command: the command line, for the report.
+
+    Attributes:
+        leads: it is the only learner, or the first of them: who publishes, and speaks to whoever started them.
     """
 
     def __init__(self, spec: specs.Spec, run_dir: Path, command: str = "") -> None:
-        self.spec, self.run_dir, self.command = spec, run_dir, specs.without_passwords(command)
+        self.spec, self.command = spec, specs.without_passwords(command)
         known = Settings.__dataclass_fields__
         for key in spec.get("run", {}):
             if key not in known:
                 raise BadSpec(f"run: there is no setting {key!r}{did_you_mean(key, known)}")
         self.settings = Settings(**spec.get("run", {}))
         torch.set_num_threads(self.settings.threads)
+        self.leads = parallel.rank(self.settings.learners) == 0
+        run_dir = parallel.folder(run_dir, self.settings.learners)
+        self.run_dir = run_dir
         self.seed = int(spec.get("seed", 0))
         torch.manual_seed(self.seed)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -114,6 +121,8 @@ class Experiment:
         learners = parallel.start(self.settings.learners, catalog)
         # The world first: it says how wide contexts and features are, which agents are built for.
         world = build(spec["world"], context, "world")
+        if learners is not None and getattr(world, "rows_may_wait", False):
+            catalog.waiting = {}
         agent = build(spec["agent"], context, "agent")
         context["policies"] = list(policy_names(agent))
         if not getattr(world, "policies", True):  # a world that names them on the wire is built before they are known
@@ -131,12 +140,16 @@ class Experiment:
 
     def resume(self) -> bool:
         """Continue from the newest whole checkpoint of the run directory. False: there is none."""
-        found = checkpoint.load_newest(self.run_dir / "checkpoints")
-        if found is None:
+        folder, learners = self.run_dir / "checkpoints", self.loop.learners
+        if learners is None:
+            found = checkpoint.load_newest(folder)
+            state = None if found is None else found[0]
+        else:
+            state = learners.newest(checkpoint.numbers(folder), lambda number: checkpoint.load_number(folder, number))
+        if state is None:
             return False
-        state, path = found
         self._load(state)
-        log.info("resumed from %s", path)
+        log.info("resumed at poll %d", self.loop.counts["polls"])
         return True
 
     def run(self) -> dict[str, Any]:
@@ -152,19 +165,24 @@ class Experiment:
                 self._checkpoint()
             finally:
                 self.loop.world.close()
+                if self.loop.learners is not None:
+                    self.loop.learners.close()
         self._write_metrics()
         return self._finish()
 
     def _main(self) -> None:
         next_line, next_checkpoint = time.monotonic(), time.monotonic() + self.settings.checkpoint_s
-        publisher = Publisher(self.run_dir / "models", self.settings.publish_s) if self.settings.publish_s else None
+        publishes = self.settings.publish_s and self.leads
+        publisher = Publisher(self.run_dir / "models", self.settings.publish_s) if publishes else None
         learners = self.loop.learners
         if learners is not None:
             learners.same(learners.weights())
-        while not self.stopped and not self._out_of_time() and self.loop.step():
-            now = time.monotonic()
+        halt = learners is None and self._halts()
+        while not halt and self.loop.step():
+            now, halt = time.monotonic(), self._halts()
             if learners is not None:
-                now, self.stopped = learners.in_step(now, next_checkpoint, self.stopped or self._out_of_time())
+                halt = halt or self.loop.enough
+                now, halt, self.stopped = learners.in_step(now, next_checkpoint, halt, self.stopped)
             if publisher is not None:
                 publisher.step(self.loop)
             if now >= next_line:
@@ -173,8 +191,6 @@ class Experiment:
             if now >= next_checkpoint:
                 self._checkpoint()
                 next_checkpoint = time.monotonic() + self.settings.checkpoint_s
-        if learners is not None:
-            learners.leave(self.stopped)
         if publisher is not None:
             publisher.close(self.loop)
 
@@ -223,6 +239,9 @@ class Experiment:
         while not self.stopped and loop.step():
             pass
         world.close()
+
+    def _halts(self) -> bool:
+        return self.stopped or self._out_of_time()
 
     def _out_of_time(self) -> bool:
         return 0 < self.settings.seconds <= self._elapsed()

@@ -209,6 +209,8 @@ def allowed(items: Tensor, available: Tensor, seen: Tensor | None = None) -> Ten
 def offered(history: History, available: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
     """The candidates that came with the requests, [B, C] int64, and which may be shown, [B, C] bool; None: none came.
 
+    Whoever asked without any, among others who had some, gets all that is available; C is wider then.
+
     Args:
         history: of who asked.
         available: [N + 1] bool, `Catalog.available`.
@@ -216,11 +218,26 @@ def offered(history: History, available: Tensor, seen: Tensor | None = None) -> 
     """
     if history.offer.shape[1] == 0:
         return None
-    return history.offer, allowed(history.offer, available, seen)
+    offer = _completed(history.offer, available)
+    return offer, allowed(offer, available, seen)
+
+
+def _completed(offer: Tensor, available: Tensor) -> Tensor:
+    """`offer` [B, C], with all that is available in the rows that have nothing."""
+    empty = (offer == 0).all(1)
+    if not bool(empty.any()):
+        return offer
+    every = torch.nonzero(available.to(offer.device)).squeeze(1)
+    wide = offer.new_zeros(len(offer), max(len(every), offer.shape[1]))
+    wide[:, : offer.shape[1]] = offer
+    wide[empty, : len(every)] = every
+    return wide
 
 
 def pick(items: Tensor, index: Tensor) -> Tensor:
     """What stands at `index` [B, k] of the candidates [B, C] or [1, C]: [B, k] int64, 0 where the index is -1."""
+    if items.shape[1] == 0:
+        return torch.zeros_like(index)
     return items.expand(len(index), -1).gather(1, index.clamp(min=0)).masked_fill(index < 0, 0)
 
 

@@ -72,12 +72,19 @@ class Loop:
         self._unlearned: list[torch.Tensor] = []  # when the events were sent that no update has used yet
 
     def step(self, timeout_s: float = 0.1) -> bool:
-        """One poll and all that follows from it. False: the run is over, nothing was polled or the world ended."""
-        if self.limit is not None and self.counts["decisions"] >= self.limit:
+        """One poll and all that follows from it. False: the run is over, nothing was polled or the world ended.
+
+        Among learners, it is over when it is for all of them: until then a stream that has ended is polled on, for it
+        may get partitions of another's, and a group must hear from its members.
+        """
+        if self.learners is None and self.enough:
             return False
         events = self.world.poll(timeout_s)
+        ended = events is None
         if events is None:
-            return False
+            if self.learners is None:
+                return False
+            events = Events.empty()
         self.counts["polls"] += 1
         self.counts["events"] += len(events)
         self._taken = max(self._taken, float(events.sent.max()) if len(events) else 0.0)
@@ -85,11 +92,16 @@ class Loop:
             self._wave(wave)
         self._learn_from(self.sessions.expire())
         if self.learners is not None:
-            self._update_together(self.learners)
-        elif self.update_s and self.pending and self.clock() - self._updated >= self.update_s:
+            return not self._update_together(self.learners, ended)
+        if self._due():
             self._update()
         self._expire_items(events)
         return True
+
+    @property
+    def enough(self) -> bool:
+        """As many decisions have closed as the run shall have."""
+        return self.limit is not None and self.counts["decisions"] >= self.limit
 
     def _expire_items(self, events: Events) -> None:
         """Items that nobody mentions any more lose their rows, and whoever keeps anything about them hears of it."""
@@ -135,12 +147,23 @@ class Loop:
         self.counts["updates"] += 1
         self._note_delays()
 
-    def _update_together(self, learners: Learners) -> None:
-        """As many updates as the busiest learner has due; whoever has none follows the others' steps."""
-        for _ in range(learners.most(self.pending // self.update_every)[0]):
+    def _update_together(self, learners: Learners, ended: bool) -> bool:
+        """As many updates as the busiest learner has due; whoever has none follows the others' steps.
+
+        Returns:
+            whether every stream is over.
+        """
+        due, over = learners.most(self._due(), ended)
+        for _ in range(due):
             with learners.round():
-                if self.pending >= self.update_every:
+                if self._due():
                     self._update()
+        return over
+
+    def _due(self) -> int:
+        """Updates that decisions, or time, ask for."""
+        late = self.update_s and self.pending and self.clock() - self._updated >= self.update_s
+        return max(self.pending // self.update_every, int(bool(late)))
 
     def _note_delays(self) -> None:
         """The weights know now what was closed before this update."""

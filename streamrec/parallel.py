@@ -5,23 +5,28 @@ MASTER_ADDR and MASTER_PORT, and `[run] learners` says how many are expected. Th
 `torch.distributed` (gloo), nothing else.
 
 They stay in step by talking at fixed moments: once per poll about who has something to learn from, and before each step
-of an optimiser about which one. A learner that has nothing makes the others' steps with gradients of its own that count
-nothing, so all weights stay equal; one whose stream is over does so until all are.
+of an optimiser about which one. A learner that has nothing to step makes the others' steps with gradients of its own
+that count nothing, so all weights stay equal. One whose stream is over goes on polling until all are.
+
+Rows must mean the same items everywhere. Worlds that allow it (`rows_may_wait`) turn up new items that have no row yet:
+once per poll the learners tell each other which, and give them rows in one order. What was said of an item in the poll
+that it first turned up in is therefore said of no item.
 
 Covered are the optimisers of `streamrec.nn`. Row-sparse gradients are averaged over the learners that take the step, as
-dense ones are. Rows must mean the same items everywhere: catalogues are compared whenever rows are exchanged, and
-learners whose streams bring items in different orders are refused. An agent with an optimiser of another kind is
+dense ones are; catalogues are compared whenever rows are exchanged. An agent with an optimiser of another kind is
 refused at its first step. What learns without gradients (counts, neighbours) learns from its own users only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -30,15 +35,16 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from streamrec.catalog import Catalog
+from streamrec.collectives import OutOfStep, reduce, vectors
+from streamrec.ports import State
+
+__all__ = ["Learners", "OutOfStep", "Stepping", "folder", "joined", "rank", "share", "start"]
 
 PATIENCE_S = 600.0
 """How long learners wait for one of them before they give up."""
 
-_IDLE, _NONE, _DENSE, _SPARSE = 0, 0, 1, 2
-
-
-class OutOfStep(RuntimeError):
-    """Learners cannot learn one model together, with what differs."""
+_NONE, _DENSE, _SPARSE = 0, 1, 2
+_NOBODY = 1 << 30
 
 
 class Stepping(Protocol):
@@ -59,7 +65,8 @@ class Learners:
         catalog: of this process, compared with the others' where rows of items are exchanged.
 
     Raises:
-        OutOfStep: the environment lacks RANK, WORLD_SIZE, MASTER_ADDR or MASTER_PORT, or names another count.
+        OutOfStep: the environment lacks RANK, WORLD_SIZE, MASTER_ADDR or MASTER_PORT, or names another count; or items
+            expire, which each learner would do by its own clock.
     """
 
     def __init__(self, count: int, catalog: Catalog) -> None:
@@ -69,17 +76,18 @@ class Learners:
                 f"run.learners = {count} needs {', '.join(missing)} in the environment: start the learners with "
                 f"`torchrun --nproc-per-node {count} -m streamrec.cli consume ...`"
             )
+        if catalog.ttl_s is not None:
+            raise OutOfStep("run.learners is above 1: leave catalog.ttl_s out, each learner would free other rows")
         if int(os.environ["WORLD_SIZE"]) != count:
             raise OutOfStep(f"run.learners = {count}, but WORLD_SIZE is {os.environ['WORLD_SIZE']}")
         dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE_S))
         self.count, self.rank, self.catalog = count, dist.get_rank(), catalog
         self._optimisers: list[weakref.ref[Stepping]] = []
-        self.stopped = False  # all of them, at one point
         self._following = False  # making a step of the others
         self._digest: tuple[int, int] = (0, 0)  # size of the catalogue, hash of its ids
 
     def close(self) -> None:
-        """Let go of the others. They must be at the same point: call `leave` before."""
+        """Let go of the others, who must be at the same point or will be told that this one has gone."""
         global _learners
         if _learners is self:
             _learners = None
@@ -88,40 +96,63 @@ class Learners:
     # --- what the loop says ----------------------------------------------------------------------------------------
 
     def most(self, due: int, ended: bool = False) -> tuple[int, bool]:
-        """Tell the others how many updates are due here and whether this stream is over.
+        """Once per poll: tell the others how many updates are due here, whether this stream is over, and new items.
 
         Returns:
             the most updates due anywhere, and whether every stream is over.
         """
-        said = torch.tensor([due, int(not ended)])
-        dist.all_reduce(said, dist.ReduceOp.MAX)
+        waiting = json.dumps(list(self.catalog.waiting)).encode() if self.catalog.waiting else b""
+        said = torch.tensor([due, int(not ended), len(waiting)])
+        reduce(said, dist.ReduceOp.MAX)
+        if int(said[2]):
+            lists = vectors(torch.frombuffer(bytearray(waiting or b"[]"), dtype=torch.uint8), self.count)
+            self.catalog.settle([item for part in lists for item in json.loads(part.numpy().tobytes())])
         return int(said[0]), not bool(said[1])
+
+    def newest(self, numbers: Sequence[int], load: Callable[[int], State | None]) -> State | None:
+        """The newest checkpoint that all have whole; None = there is none.
+
+        Args:
+            numbers: of those here.
+            load: what is in one, None if it is damaged.
+        """
+        lists = [part.tolist() for part in vectors(torch.tensor(numbers, dtype=torch.int64), self.count)]
+        common = set(lists[0]).intersection(*lists[1:])
+        for number in sorted(common, reverse=True):
+            state = load(number)
+            if not self.agree(int(state is None)):
+                return state
+        return None
 
     @contextmanager
     def round(self) -> Iterator[None]:
         """Around one update here, or around nothing: returns when everybody's update is over."""
         yield
         while True:
-            active = self._agree(_IDLE)
-            if active == _IDLE:
+            active = self._next(0)
+            if not active:
                 return
             self._follow(active)
 
     def agree(self, wish: int) -> int:
-        """The highest number anybody says, once per poll: so that all write a checkpoint, or all stop, at one point."""
+        """The highest number anybody says."""
         said = torch.tensor([wish])
-        dist.all_reduce(said, dist.ReduceOp.MAX)
+        reduce(said, dist.ReduceOp.MAX)
         return int(said)
 
-    def in_step(self, now: float, checkpoint_at: float, stopping: bool) -> tuple[float, bool]:
-        """Once per poll: all write a checkpoint once one is due anywhere, and all stop once one of them does.
+    def in_step(self, now: float, checkpoint_at: float, halt: bool, stopped: bool) -> tuple[float, bool, bool]:
+        """Once per poll: all write a checkpoint once one is due anywhere, and all halt once one of them does.
+
+        Args:
+            now, checkpoint_at: the time, and when a checkpoint is due here.
+            halt: this learner goes no further.
+            stopped: because it was told to.
 
         Returns:
-            the time that it is for checkpoints here, and whether to stop.
+            the time that it is for checkpoints here, whether to halt, and whether anybody was told to.
         """
-        wish = self.agree(2 if stopping else int(now >= checkpoint_at))
-        self.stopped = wish == 2
-        return (max(now, checkpoint_at) if wish else min(now, checkpoint_at - 1e-9)), self.stopped
+        wish = self.agree(3 if stopped else 2 if halt else int(now >= checkpoint_at))
+        return (max(now, checkpoint_at) if wish else min(now, checkpoint_at - 1e-9)), wish >= 2, wish == 3
 
     def same(self, weights: Iterable[Tensor]) -> None:
         """Refuse to begin with weights that differ.
@@ -139,17 +170,6 @@ class Learners:
                 "checkpoints of one number"
             )
 
-    def leave(self, stopping: bool) -> None:
-        """This stream is over, or this process was told to stop and then all do: make the others' steps until then."""
-        while not self.stopped:
-            due, over = self.most(0, ended=True)
-            if over:
-                return
-            for _ in range(due):
-                with self.round():
-                    pass
-            self.stopped = self.agree(2 if stopping else 0) == 2
-
     def weights(self) -> list[Tensor]:
         """What all optimisers move."""
         known = [optimiser() for optimiser in self._optimisers]
@@ -165,7 +185,7 @@ class Learners:
         """Replace the gradients of what `optimiser` moves by the mean over the learners that take this step.
 
         Raises:
-            OutOfStep: another learner takes a step of another optimiser, or has other items.
+            OutOfStep: another learner has other items, or has gone.
         """
         parameters = optimiser.moves()
         number = 1 + next(at for at, known in enumerate(self._optimisers) if known() is optimiser)
@@ -173,27 +193,22 @@ class Learners:
             for parameter in parameters:
                 parameter.grad = None  # of a step made before
         else:
-            self._agree(number)
+            while (active := self._next(number)) != number:
+                self._follow(active)  # which this learner does not step in this update, or not any more
         weight = torch.tensor([0.0 if self._following else 1.0])
         kinds = torch.tensor([_kind(parameter.grad) for parameter in parameters])
         most = kinds.clone()
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        dist.all_reduce(weight)
+        reduce(most, dist.ReduceOp.MAX)
+        reduce(weight)
         self._dense(parameters, most == _DENSE, float(weight))
         for at in torch.nonzero(most == _SPARSE).flatten().tolist():
             self._sparse(parameters[at], float(weight))
 
-    def _agree(self, number: int) -> int:
-        """The optimiser that is stepped now, by those who are not idle; 0 = nobody is active."""
-        said = torch.tensor([number, -number if number else -len(self._optimisers) - 1])
-        dist.all_reduce(said, dist.ReduceOp.MAX)
-        most, least = int(said[0]), -int(said[1])
-        if most and most != least:
-            raise OutOfStep(
-                f"learners step different optimisers at once (numbers {least} and {most}): their agents must take the "
-                "same steps in every update"
-            )
-        return most
+    def _next(self, number: int) -> int:
+        """The optimiser that is stepped now, the first one of those that anybody wants to; 0 = nobody is active."""
+        said = torch.tensor([number or _NOBODY])
+        reduce(said, dist.ReduceOp.MIN)
+        return 0 if int(said) == _NOBODY else int(said)
 
     def _follow(self, number: int) -> None:
         """Make a step that only others have gradients for."""
@@ -214,7 +229,7 @@ class Learners:
             grad = parameters[place].grad
             parts.append(torch.zeros_like(parameters[place]) if grad is None else grad)
         flat = torch.cat([part.reshape(-1) for part in parts])
-        dist.all_reduce(flat)
+        reduce(flat)
         flat /= weight
         for place, part in zip(at, torch.split(flat, [part.numel() for part in parts]), strict=True):
             parameters[place].grad = part.view_as(parameters[place]).clone()
@@ -228,27 +243,21 @@ class Learners:
         else:
             whole = grad.coalesce()
             rows, values = whole.indices()[0], whole.values()
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
-        dist.all_gather(sizes, torch.tensor([len(rows)]))
-        widest = int(torch.cat(sizes).max())
-        all_rows = _gather(rows, widest, self.count)
-        all_values = _gather(values, widest, self.count)
-        keep = [int(size) for size in sizes]
-        rows = torch.cat([part[:size] for part, size in zip(all_rows, keep, strict=True)])
-        values = torch.cat([part[:size] for part, size in zip(all_values, keep, strict=True)])
-        parameter.grad = torch.sparse_coo_tensor(rows.unsqueeze(0), values / weight, parameter.shape).coalesce()
+        rows, values = (torch.cat(vectors(mine, self.count)) for mine in (rows, values))
+        whole = torch.sparse_coo_tensor(rows.unsqueeze(0), values / weight, parameter.shape, check_invariants=False)
+        parameter.grad = whole.coalesce()
 
     def _compare_catalogs(self) -> None:
         size = self.catalog.size
-        if self._digest[0] != size or self.catalog.ttl_s is not None:
+        if self._digest[0] != size:
             whole = hashlib.blake2b("\n".join(self.catalog.ids).encode(), digest_size=7).digest()
             self._digest = size, int.from_bytes(whole, "little")
         said = torch.tensor([self._digest[1], -self._digest[1]])
-        dist.all_reduce(said, dist.ReduceOp.MAX)
+        reduce(said, dist.ReduceOp.MAX)
         if int(said[0]) != -int(said[1]):
             raise OutOfStep(
-                "the learners' catalogues differ, so rows of item tables mean different items: give all of them the "
-                "same items in the same order before they learn, or learn with dense parameters only"
+                "the learners' catalogues differ, so rows of item tables mean different items: read from a world that "
+                "lets learners agree on rows (KafkaWorld), or give all of them the same items in the same order"
             )
 
 
@@ -267,6 +276,17 @@ def start(count: int, catalog: Catalog) -> Learners | None:
     if _learners is not None:
         register_optimizer_step_pre_hook(_refuse_others)
     return _learners
+
+
+def rank(count: int) -> int:
+    """Of this process among `count` learners; 0 where it is alone."""
+    return int(os.environ.get("RANK", 0)) if count > 1 else 0
+
+
+def folder(run_dir: Path, count: int) -> Path:
+    """Where this learner leaves its files: the first one in the run directory, the others in folders there."""
+    at = rank(count)
+    return run_dir / f"learner-{at}" if at else run_dir
 
 
 def joined(optimiser: Stepping, inside: torch.optim.Optimizer | None = None) -> None:
@@ -293,11 +313,3 @@ def _refuse_others(optimiser: torch.optim.Optimizer, arguments: object, keywords
 
 def _kind(grad: Tensor | None) -> int:
     return _NONE if grad is None else _SPARSE if grad.is_sparse else _DENSE
-
-
-def _gather(mine: Tensor, size: int, count: int) -> list[Tensor]:
-    padded = mine.new_zeros(size, *mine.shape[1:])
-    padded[: len(mine)] = mine
-    parts = [torch.empty_like(padded) for _ in range(count)]
-    dist.all_gather(parts, padded)
-    return parts

@@ -136,7 +136,7 @@ class Events(Rows):
     shown: Tensor  # [B, K] int64, logs only: what the past showed in answer to this request, 0 = empty slot
     slot_logp: Tensor  # [B, K] float32, logs only: natural log of the propensity per slot, NaN = unknown
     context: Tensor  # [B, F] float32, requests only: what is known of the user and the moment
-    offer: Tensor  # [B, C] int64, requests only: what may be shown, 0 = nothing; C = 0: whatever is available
+    offer: Tensor  # [B, C] int64, requests only: what may be shown, padded with 0; only 0: whatever is available
 
     @classmethod
     def of(
@@ -259,7 +259,7 @@ class History(Rows):
     pages: Tensor  # [B, P, K] int32, slates shown and closed in the running session, newest last, 0 = empty
     page_kinds: Tensor  # [B, P, K] int8, the Kind per slot of those
     context: Tensor  # [B, F] float32, what the newest request said of the user and the moment
-    offer: Tensor  # [B, C] int64, what may be shown, 0 = nothing; C = 0: whatever is available
+    offer: Tensor  # [B, C] int64, what may be shown, padded with 0; only 0: whatever is available
 
     @classmethod
     def of(cls, **columns: Tensor) -> History:

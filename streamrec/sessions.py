@@ -128,6 +128,11 @@ class SessionStore:
         """F, numbers that come with a request."""
         return self._context.shape[1]
 
+    @property
+    def offer_width(self) -> int:
+        """C, candidates that come with a request, 0 = none do."""
+        return self._offer.shape[1]
+
     # --- users -------------------------------------------------------------------------------------------------
 
     def rows(self, ids: Sequence[str]) -> Tensor:

@@ -14,7 +14,7 @@ from kafka import (
 )
 from kafka.errors import KafkaError
 
-from consumers.broker import BrokerUnavailable
+from consumers.broker import BrokerUnavailable, reach, unusable
 from consumers.clients.columnar import ColumnarRecords, Columns
 from consumers.clients.seam import Chunk, Listener, Origin
 from consumers.clients.settings import ClientSettings
@@ -169,10 +169,12 @@ def connect_consumer(servers: str, group: str | None = None, settings: ClientSet
         "metrics_enabled": False,
     }
     known = KafkaConsumer.DEFAULT_CONFIG
+    if settings.encrypted:
+        reach(servers, settings)  # the client itself would wait for TLS for ever
     try:
         return KafkaConsumer(bootstrap_servers=servers, group_id=group, **(options | settings.for_kafka_python(known)))
     except (KafkaError, OSError, AssertionError) as error:
-        raise BrokerUnavailable(f"no Kafka broker answers at {servers!r}: {settings.redacted(error)}") from None
+        raise unusable(servers, settings, error) from None
 
 
 def connect_producer(
@@ -209,9 +211,11 @@ def connect_producer(
         "enable_idempotence": idempotent,
         "max_in_flight_requests_per_connection": 5 if idempotent else 1,
     }
+    if settings.encrypted:
+        reach(servers, settings)
     try:
         return KafkaProducer(
             bootstrap_servers=servers, **(options | settings.for_kafka_python(KafkaProducer.DEFAULT_CONFIG))
         )
     except (KafkaError, OSError, AssertionError) as error:
-        raise BrokerUnavailable(f"no Kafka broker answers at {servers!r}: {settings.redacted(error)}") from None
+        raise unusable(servers, settings, error) from None

@@ -35,6 +35,8 @@ _CONFLUENT = {
 }
 """Names of options: kafka-python's, which are those of the table, and confluent-kafka's."""
 
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+
 SECRETS = ("sasl_plain_password", "ssl_password")
 """Options that may also come from the environment (`NAME_env`) or from a file (`NAME_file`)."""
 
@@ -82,11 +84,25 @@ class ClientSettings:
         known = [*_CONFLUENT, *(f"{name}_{source}" for name in SECRETS for source in ("env", "file"))]
         for name in table:
             if name not in known:
-                raise ValueError(f"world.client has no option {name!r}{did_you_mean(name, known)}")
+                raise ValueError(f"the client table has no option {name!r}{did_you_mean(name, known)}")
         self._plain = table
+        if self.protocol not in _PROTOCOLS:  # kafka-python would take any other word for PLAINTEXT
+            raise ValueError(
+                f"client.security_protocol is no {self.protocol!r}{did_you_mean(self.protocol, _PROTOCOLS)}"
+            )
 
     def __repr__(self) -> str:
         return f"ClientSettings({self._plain | dict.fromkeys(self._secrets, HIDDEN)})"
+
+    @property
+    def protocol(self) -> str:
+        """What the broker's port must speak: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
+        return str(self._plain.get("security_protocol", "PLAINTEXT"))
+
+    @property
+    def encrypted(self) -> bool:
+        """With TLS."""
+        return self.protocol.endswith("SSL")
 
     def for_kafka_python(self, known: Collection[str]) -> dict[str, Any]:
         """Keywords for a client of kafka-python that takes the options `known`; its log says no secret from then on."""
@@ -114,21 +130,21 @@ def _secret(table: dict[str, Any], name: str) -> str | None:
     """Take the secret `name` out of the table, wherever it says it is."""
     given = [key for key in (name, f"{name}_env", f"{name}_file") if key in table]
     if len(given) > 1:
-        raise ValueError(f"world.client says {name} more than once: {', '.join(given)}")
+        raise ValueError(f"the client table says {name} more than once: {', '.join(given)}")
     if not given:
         return None
     value = str(table.pop(given[0]))
     if value == HIDDEN:
         raise ValueError(
-            f"world.client.{name} was left out when this spec was written: name it with {name}_env or {name}_file"
+            f"client.{name} was left out when this spec was written: name it with {name}_env or {name}_file"
         )
     if given[0].endswith("_env"):
         if value not in os.environ:
-            raise ValueError(f"world.client.{given[0]}: the environment has no variable {value!r}")
+            raise ValueError(f"client.{given[0]}: the environment has no variable {value!r}")
         return os.environ[value]
     if given[0].endswith("_file"):
         try:
             return Path(value).read_text().removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"world.client.{given[0]}: {value} cannot be read ({type(error).__name__})") from None
+            raise ValueError(f"client.{given[0]}: {value} cannot be read ({type(error).__name__})") from None
     return value

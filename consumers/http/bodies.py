@@ -22,6 +22,7 @@ K = Annotated[int, Meta(ge=1, le=MAX_K)]
 Deadline = Annotated[float, Meta(ge=1, le=10_000)]
 Listed = Annotated[int, Meta(ge=1, le=MAX_LISTED)]
 Items = Annotated[list[Key], Meta(max_length=MAX_CANDIDATES)]
+Context = Annotated[list[wire.Value], Meta(max_length=wire.MAX_NUMBERS)]
 
 TAKEN = tuple(name for name in get_args(wire.Name) if name not in wire.ORDERS)
 """Kinds that `POST /v1/events` takes. The others are instructions, with operations and scopes of their own."""
@@ -29,7 +30,8 @@ TAKEN = tuple(name for name in get_args(wire.Name) if name not in wire.ORDERS)
 
 class RecommendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who asks, and for how many. `candidates`: only these may be shown; `exclude`: these may not. `id`: of this
-    request, for those who want to find it again in the stream."""
+    request, for those who want to find it again in the stream. `context`: what is known of the user and the moment, as
+    many numbers as the service's `world.context` says."""
 
     user: Key
     k: K = 10
@@ -39,12 +41,12 @@ class RecommendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: wire.Id = ""
     explain: bool = False
     deadline_ms: Deadline = DEADLINE_MS
+    context: Context = []
 
     def ask(self) -> Ask:
         """The same for the engine."""
-        return Ask(
-            self.user, self.k, self.candidates, self.exclude, self.session, self.id, self.explain, self.deadline_ms
-        )
+        who, among = (self.user, self.k), (self.candidates, self.exclude)
+        return Ask(*who, *among, self.session, self.id, self.explain, self.deadline_ms, self.context)
 
 
 class RankBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,11 +61,13 @@ class RankBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: wire.Id = ""
     explain: bool = False
     deadline_ms: Deadline = DEADLINE_MS
+    context: Context = []
 
     def ask(self, slots: int) -> Ask:
         """The same for the engine, whose slates have `slots`."""
         k = min(len(self.candidates), slots) if self.k is None else self.k
-        return Ask(self.user, k, self.candidates, self.exclude, self.session, self.id, self.explain, self.deadline_ms)
+        among = self.candidates, self.exclude
+        return Ask(self.user, k, *among, self.session, self.id, self.explain, self.deadline_ms, self.context)
 
 
 class RewardBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

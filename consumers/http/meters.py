@@ -116,6 +116,7 @@ def _gauges(live: Live) -> Iterator[Metric]:
         ("streamrec_lag_records", "Records of the topic that are not in the state yet.", lag.get("records")),
         ("streamrec_lag_seconds", "Age of the oldest of them.", lag.get("seconds")),
         ("streamrec_model_age_seconds", "Age of the model that serves.", model.get("age_s")),
+        ("streamrec_model_pinned", "1 if newer versions do not take over, see /readyz.", model.get("pinned")),
         ("streamrec_users", "Users held.", live.get("users")),
         ("streamrec_items", "Items of the catalogue.", live.get("items")),
         ("streamrec_uptime_seconds", "Time since the service started.", live.get("uptime_s")),

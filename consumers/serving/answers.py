@@ -15,17 +15,21 @@ from torch import Tensor
 
 from consumers import wire
 from consumers.columns import session_key
+from consumers.serving.beside import Beside
 from consumers.serving.explain import explain
 from consumers.serving.follower import Follower
 from consumers.serving.model import ServedModel
 from consumers.serving.timings import Timings
 from consumers.serving.types import Answer, Ask, BadAsk, Fallback, Scored
-from streamrec.records import History
+from streamrec.records import Decision, History
 
 log = logging.getLogger(__name__)
 
 POPULAR = "popular"
 """Policy of the answers no model gave."""
+
+ON_THEIR_WAY_S = 0.001
+"""Wall seconds in which answers get to their sockets before the shadow is asked."""
 
 
 class Overloaded(RuntimeError):
@@ -40,6 +44,17 @@ class _Waiting:
     row: int = 0  # of the user
     among: Tensor | None = None  # [C] rows, where the request brings candidates
     without: Tensor | None = None  # [E] rows
+
+
+@dataclass
+class _Given:
+    """A group of answers, for the shadow."""
+
+    history: History
+    shown: Decision
+    without: Tensor | None
+    numbers: list[int]  # of the decisions, 0 = nothing was shown
+    changed: int  # of the follower: what rows mean
 
 
 class Answers:
@@ -70,7 +85,7 @@ class Answers:
         self.counts: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
         self.took = Timings()
-        self.agreement: tuple[float, int] = (0.0, 0)  # of the shadow with what was shown: sum, answers
+        self.beside = Beside()
         self._model, self._shadow, self._follower = model, shadow, follower
         self._slots, self._post, self._failed = slots, post, failed
         self._batch, self._most, self._remembered = batch, waiting, min(remembered, 10_000)
@@ -78,6 +93,7 @@ class Answers:
         self._wake = asyncio.Event()
         self._given: OrderedDict[tuple[str, str], Answer] = OrderedDict()  # by user and id of the request
         self._coming: dict[tuple[str, str], asyncio.Future[Answer]] = {}
+        self._given_now: list[_Given] = []  # answers that the shadow has not seen yet
         self._closing = False
         self._cost = 0.0  # wall seconds that a model takes for a group, smoothed
 
@@ -111,6 +127,9 @@ class Answers:
             raise BadAsk("user", "Expected the id of a user, got an empty text")
         if not ask.deadline_ms > 0:
             raise BadAsk("deadline_ms", f"Expected more than 0, got {ask.deadline_ms}")
+        wide = self._follower.sessions.context_width
+        if ask.context and len(ask.context) != wide:
+            raise BadAsk("context", f"Expected {wide} numbers as in world.context, got {len(ask.context)}")
 
     async def run(self) -> None:
         """Answer until `drain`."""
@@ -120,6 +139,9 @@ class Answers:
                 await self._wake.wait()
             self._answer([self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))])
             await asyncio.sleep(0)  # what has arrived on the sockets meanwhile makes the next batch
+            if self._given_now:
+                await asyncio.sleep(ON_THEIR_WAY_S)
+                self._compare()
 
     def drain(self) -> None:
         """Take no more; `run` ends when everybody has an answer."""
@@ -170,6 +192,8 @@ class Answers:
         time_now = torch.full((len(group),), time.time(), dtype=torch.float64)
         sessions = torch.tensor([session_key(one.ask.session) for one in group])
         history = self._follower.sessions.preview(rows, time_now, sessions)
+        if wide := history.context.shape[1]:
+            history.context = torch.tensor([one.ask.context or [0.0] * wide for one in group])
         width = max((len(one.among) for one in group if one.among is not None), default=0)
         offers = any(one.among is not None for one in group)
         history.offer = torch.zeros(len(group), max(width, 1) if offers else 0, dtype=torch.int64)
@@ -183,30 +207,38 @@ class Answers:
         model.sync(catalog.ids, catalog.available)
         without = group[0].without if group[0].among is None else None
         decision = model.act(history, without)
-        self._compare(history, decision.slate, without)
         columns = (decision.slate.tolist(), decision.slot_logp.tolist(), decision.policy.tolist())
+        given = _Given(history, decision, without, [], self._follower.changed)
         for at, (one, slate, logp, policy) in enumerate(zip(group, *columns, strict=True)):
-            rows = [row for row in slate[: one.ask.k] if row]
+            nothing = one.among is not None and not len(one.among)  # to the model that means: no candidates came
+            rows = [] if nothing else [row for row in slate[: one.ask.k] if row]
             said = None
             scores: list[float] | None = None
             if one.ask.explain:
                 said, scores = explain(model, history[at : at + 1], rows, policy, catalog.ids)
-            self._settle(one, rows, logp[: len(rows)], model.policies[policy], model.version, None, said, scores)
+            name, version = model.policies[policy], model.version
+            answer = self._settle(one, rows, logp[: len(rows)], name, version, None, said, scores)
+            given.numbers.append(answer.decision if rows else 0)
+        if self._shadow() is not None:
+            self._given_now.append(given)
 
-    def _compare(self, history: History, shown: Tensor, without: Tensor | None) -> None:
-        shadow = self._shadow()
-        if shadow is None:
-            return
-        catalog = self._follower.catalog
-        try:
-            shadow.sync(catalog.ids, catalog.available)
-            other = shadow.act(history, without).slate
-        except Exception:
-            log.exception("shadow model %s failed", shadow.version)
-            return
-        same = ((shown.unsqueeze(2) == other.unsqueeze(1)) & (shown > 0).unsqueeze(2)).any(2).sum(1)
-        share = same / (shown > 0).sum(1).clamp(min=1)
-        self.agreement = (self.agreement[0] + float(share.sum()), self.agreement[1] + len(shown))
+    def _compare(self) -> None:
+        """Let the shadow answer what was answered just now, and note how likely it is to put the same item first."""
+        shadow, catalog = self._shadow(), self._follower.catalog
+        given, self._given_now = self._given_now, []
+        for one in given:
+            if shadow is None or one.changed != self._follower.changed:
+                continue
+            try:
+                shadow.sync(catalog.ids, catalog.available)
+                chances = self.beside.compare(shadow, one.history, one.shown, one.without)
+            except Exception:
+                log.exception("shadow model %s failed", shadow.version)
+                continue
+            first = one.shown.slot_logp[:, 0].tolist()
+            for number, logp, chance in zip(one.numbers, first, chances, strict=True):
+                if number and chance is not None:
+                    self.beside.note(number, logp, chance)
 
     def _fall_back(self, group: list[_Waiting], why: Fallback) -> None:
         for one in group:
@@ -226,7 +258,7 @@ class Answers:
         fallback: Fallback | None,
         said: dict[str, object] | None = None,
         scores: list[float] | None = None,
-    ) -> None:
+    ) -> Answer:
         ids = self._follower.catalog.ids
         items = [ids[row] for row in rows]
         number = -1 - secrets.randbits(52)
@@ -240,9 +272,17 @@ class Answers:
         self.counts["requests"] += 1
         self.took.note([took])
         if items:
-            self._post(_record(one.ask, answer, items, logp))
+            self._post(_record(one.ask, answer, items, logp, self._could(one)))
         self._keep(one.ask, answer)
         one.answer.set_result(answer)
+        return answer
+
+    def _could(self, one: _Waiting) -> list[str]:
+        """Of a request that brought candidates, those that could be shown; of others nothing."""
+        if one.among is None:
+            return []
+        catalog = self._follower.catalog
+        return [catalog.ids[row] for row in one.among[catalog.available[one.among]].tolist()]
 
     def _keep(self, ask: Ask, answer: Answer) -> None:
         if ask.id:
@@ -261,8 +301,11 @@ def _groups(batch: list[_Waiting]) -> list[list[_Waiting]]:
     return list(groups.values())
 
 
-def _record(ask: Ask, answer: Answer, items: list[str], logp: list[float]) -> wire.Event:
-    return wire.Event(
+def _record(ask: Ask, answer: Answer, items: list[str], logp: list[float], among: list[str]) -> wire.Event:
+    """What the log says of an answer. Candidates that do not fit into one message are left out: what was shown must
+    be on the log, and is learned from as if everything could have been shown.
+    """
+    record = wire.Event(
         kind="request",
         user=ask.user,
         time=time.time(),
@@ -272,4 +315,9 @@ def _record(ask: Ask, answer: Answer, items: list[str], logp: list[float]) -> wi
         slot_logp=[min(value, 0.0) for value in logp],
         policy=answer.policy,
         model=answer.model,
+        context=ask.context or (),
+        candidates=among or (),
     )
+    if len(among) > wire.MAX_CANDIDATES or (among and len(wire.encode(record)) > wire.MAX_BYTES):
+        record.candidates = ()
+    return record

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import structs
 
 from consumers import wire
 from consumers.broker import BrokerUnavailable
 from consumers.serving.answers import POPULAR, Answers
+from consumers.serving.beside import Beside
 from consumers.serving.checks import Surroundings
 from consumers.serving.figures import Figures
 from consumers.serving.follower import Closed, Follower
@@ -231,8 +233,12 @@ class Engine:
         return await self.answers.ask(ask)
 
     def models(self) -> list[ModelInfo]:
-        """Versions, newest first."""
-        return self.registry.versions()
+        """Versions, newest first; `metrics` of the shadow have what it would have earned (`beside.Beside`)."""
+        infos = self.registry.versions()
+        if self.registry.shadowing is None:
+            return infos
+        said = self.answers.beside.metrics()
+        return [m if m.state != "shadow" else structs.replace(m, metrics=m.metrics | said) for m in infos]
 
     async def promote(self, version: str) -> ModelInfo:
         """Serve `version` and no other; "latest" = the newest, and follow the learner again.
@@ -261,7 +267,7 @@ class Engine:
             UnknownModel: it cannot be loaded.
         """
         await self.registry.shadow(version)
-        self.answers.agreement = (0.0, 0)
+        self.answers.beside = Beside()
 
     def _surroundings(self) -> Surroundings:
         """What a version is checked against: the users heard of last, and what may be shown now."""
@@ -284,6 +290,7 @@ class Engine:
     def _on_closed(self, closed: Closed) -> None:
         """The guard sees what came of the answers of models; of the popular list it learns nothing."""
         mine = closed.of_models()
+        self.answers.beside.close(mine)
         span = self.guard.note(mine.models, mine.users, mine.rewards)
         if span is None or self.registry.pinned:
             return

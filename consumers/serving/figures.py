@@ -42,7 +42,7 @@ class Figures:
         registry = self._engine.registry
         if registry.serving is None:
             return Part(False, "no version has passed its checks yet: the popular list answers")
-        pinned = ", pinned" if registry.pinned else ""
+        pinned = f", pinned: {registry.because}" if registry.pinned else ""
         return Part(True, f"version {registry.serving.version} answers{pinned}")
 
     def _state(self) -> Part:
@@ -134,14 +134,13 @@ class Figures:
         version = registry.serving.version if registry.serving is not None else None
         made = registry.about.get("made")
         age = None if made is None or version is None else time.time() - made
-        return {"version": version, "age_s": age, "pinned": registry.pinned}
+        return {"version": version, "age_s": age, "pinned": registry.pinned, "because": registry.because}
 
     def _shadow_now(self) -> dict[str, Any] | None:
         shadow = self._engine.registry.shadowing
         if shadow is None:
             return None
-        total, answers = self._engine.answers.agreement
-        return {"version": shadow.version, "agreement": total / answers if answers else None, "answers": answers}
+        return {"version": shadow.version, **self._engine.answers.beside.read()}
 
     def _learner_now(self, figures: dict[str, Any]) -> dict[str, Any]:
         learner = self._engine.learner

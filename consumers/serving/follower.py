@@ -48,13 +48,13 @@ class Closed:
     models: list[str] = field(default_factory=list)
     users: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)  # of the first slot
+    decisions: list[int] = field(default_factory=list)  # as the answers gave them
 
     def of_models(self) -> Closed:
         """Without what the popular list answered."""
         mine = [at for at, model in enumerate(self.models) if model]
-        return Closed(
-            [self.models[at] for at in mine], [self.users[at] for at in mine], [self.rewards[at] for at in mine]
-        )
+        return Closed(**{name: [column[at] for at in mine] for name, column in vars(self).items()})
 
 
 class Follower:
@@ -182,14 +182,16 @@ class Follower:
         clicked = transition.shown.slate[transition.clicked() & (transition.shown.slate > 0)]
         self.popular.note(clicked)
         closed = Closed()
-        numbers, rewards = transition.shown.id.tolist(), transition.reward.tolist()
-        for number, reward, key in zip(numbers, rewards, transition.history.key.tolist(), strict=True):
+        columns = (transition.shown.id, transition.reward, transition.rewards[:, 0], transition.history.key)
+        for number, reward, first, key in zip(*(column.tolist() for column in columns), strict=True):
             shown = self._open.pop(number, None)
             if shown is not None:
                 shown.reward = reward
                 closed.models.append(shown.model)
                 closed.users.append(key)
                 closed.rewards.append(reward)
+                closed.first.append(first)
+                closed.decisions.append(shown.decision)
         if closed.models:
             self._on_closed(closed)
 

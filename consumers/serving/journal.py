@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 ACK_S = 10.0
 """How long the broker may take to take an event."""
 
+GATHER_S = 0.02
+"""How long posted events wait for others: each batch costs broker and readers as much as the events in it."""
+
 
 class Journal:
     """The producing end of the topic of events, for the thread of an event loop.
@@ -54,15 +57,23 @@ class Journal:
         self.failing_since: float | None = None  # monotonic; None = the last append was taken
         self.says = "nothing was appended yet"
         self._ids: OrderedDict[str, None] = OrderedDict()
+        self._posted: list[wire.Event] = []  # not sent yet
         self._producer = connect_producer(servers, timeout_s=ack_s, settings=settings, idempotent=False)
         self._producer.partitions_for(topic)  # fetches what the first append would wait for
 
     def post(self, event: wire.Event) -> None:
-        """Append without waiting; whether it was taken stands in `failed` and `says`."""
-        try:
-            self._send(event).add_callback(lambda _: self._note(None)).add_errback(self._note)
-        except (KafkaError, BrokerUnavailable) as error:
-            self._note(error)
+        """Append within `GATHER_S`, before anything that is appended later; how it went is in `failed` and `says`."""
+        if not self._posted:
+            asyncio.get_running_loop().call_later(GATHER_S, self._send_posted)
+        self._posted.append(event)
+
+    def _send_posted(self) -> None:
+        posted, self._posted = self._posted, []
+        for event in posted:
+            try:
+                self._send(event).add_callback(lambda _: self._note(None)).add_errback(self._note)
+            except (KafkaError, BrokerUnavailable) as error:
+                self._note(error)
 
     async def append(self, events: Sequence[wire.Event]) -> list[Verdict]:
         """Append and wait for the broker.
@@ -73,6 +84,7 @@ class Journal:
         Raises:
             BrokerUnavailable: the broker did not take them; sending the same again, with ids, is safe.
         """
+        self._send_posted()  # a reaction never stands before the decision that it answers
         verdicts: list[Verdict | None] = []
         waiting: list[tuple[int, asyncio.Future[None]]] = []
         for event in events:
@@ -95,6 +107,7 @@ class Journal:
 
     async def flush(self) -> None:
         """Return once everything was taken by the broker or given up."""
+        self._send_posted()
         try:
             await asyncio.to_thread(self._producer.flush, self.ack_s)
         except KafkaError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from streamrec.build import build
 from streamrec.catalog import Catalog
-from streamrec.explore import Scoring
+from streamrec.explore import Probabilistic, Scoring
 from streamrec.loop import policy_names
+from streamrec.ope.codes import Refused
 from streamrec.ports import Agent, State
 from streamrec.records import Decision, History
+from streamrec.replay.explorers import candidates
 from streamrec.served import Receiver
 
 
@@ -86,17 +89,50 @@ class ServedModel:
             history: [B], in the service's rows.
             without: rows that none of the slates may show.
         """
-        hidden = None if without is None else self._in[without]
-        if hidden is None or not len(hidden):
+        with self._hiding(without):
             decision = self.agent.act(self._history(history))
-        else:
-            before = self.own.available[hidden]
-            self.own.available[hidden] = False
-            try:
-                decision = self.agent.act(self._history(history))
-            finally:
-                self.own.available[hidden] = before
         return replace(decision, slate=self._out[decision.slate], shadow=self._out[decision.shadow])
+
+    @contextmanager
+    def _hiding(self, without: Tensor | None) -> Iterator[None]:
+        """Nothing shows these rows of the service meanwhile."""
+        hidden = self._in[:0] if without is None else self._in[without]
+        before = self.own.available[hidden]
+        self.own.available[hidden] = False
+        try:
+            yield
+        finally:
+            self.own.available[hidden] = before
+
+    @torch.inference_mode()
+    def chances(self, history: History, shown: Tensor, policy: Tensor, without: Tensor | None = None) -> Tensor:
+        """How likely the policies are to put an item into the first slot; draws nothing.
+
+        Args:
+            history: [B], in the service's rows.
+            shown: [B] rows of the service.
+            policy: [B] who would answer, as `act` says.
+            without: as in `act`.
+
+        Returns:
+            [B] float64; NaN where a policy knows no probabilities.
+        """
+        mine, wanted = self._history(history), self._in[shown]
+        out = torch.full((len(history),), torch.nan, dtype=torch.float64)
+        with self._hiding(without):
+            for number in sorted(set(policy.tolist())):
+                agent, at = member(self.agent, number), torch.nonzero(policy == number).squeeze(1)
+                if isinstance(agent, Probabilistic):
+                    out[at] = self._chance(agent, mine[at], wanted[at])
+        return out
+
+    def _chance(self, agent: Probabilistic, history: History, wanted: Tensor) -> Tensor:
+        items, mask = candidates(history, self.own)
+        try:
+            chances = agent.probabilities(history, items, mask)
+        except Refused:
+            return torch.full((len(history),), torch.nan, dtype=torch.float64)
+        return (chances * (items == wanted.unsqueeze(1))).sum(1)
 
     @torch.inference_mode()
     def scores(self, history: History, items: Tensor, policy: int) -> Tensor | None:

@@ -20,8 +20,12 @@ from streamrec.sessions import SessionStore
 PUBLISH_S = 1.0
 """`[run] publish_s` of a spec that does not say."""
 
+GATHER_S = 0.05
+"""`[world] gather_s` of its learner: nobody waits for what that decides, and small steps take the processor's time."""
+
 _SHARED = frozenset(
-    ["topic", "decisions", "dead_letters", "partitions", "send_timeout_s", "remember", "client", "client_library"]
+    {"topic", "decisions", "dead_letters", "partitions", "send_timeout_s", "remember", "context", "candidates"}
+    | {"client", "client_library"}
 )
 """Keys of `[world]` that the service's own reading of the log has in common with the learner's."""
 
@@ -90,7 +94,13 @@ class Plan:
     def learner(self) -> specs.Spec:
         """What the learner runs: the same spec, reading without answering, publishing what it learns."""
         out = {key: value for key, value in self.spec.items() if key != "serve"}
-        out["world"] = {**self.spec["world"], "bootstrap_servers": self.servers, "ask": True, "follow": True}
+        out["world"] = {
+            "gather_s": GATHER_S,
+            **self.spec["world"],
+            "bootstrap_servers": self.servers,
+            "ask": True,
+            "follow": True,
+        }
         out["run"] = {"publish_s": PUBLISH_S, **self.spec.get("run", {})}
         return out
 

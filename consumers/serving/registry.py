@@ -60,6 +60,7 @@ class Registry:
         self.serving: ServedModel | None = None
         self.shadowing: ServedModel | None = None
         self.pinned = False
+        self.because = ""  # why one is pinned: "by hand", or what the guard saw
         self.since = 0.0  # wall clock of the last swap
         self.swaps: deque[dict[str, Any]] = deque(maxlen=50)
         self.outcomes: dict[str, int] = {"served": 0, "rejected": 0, "rolled_back": 0}
@@ -111,6 +112,7 @@ class Registry:
             for version in [*([pinned] if pinned in self._infos else []), *reversed(usable)]:
                 if await self._try(version):
                     self.pinned = version == pinned
+                    self.because = self.because if self.pinned else ""
                     return
 
     def _remembered(self) -> str:
@@ -119,15 +121,19 @@ class Registry:
         for version, (state, reason) in said.get("refused", {}).items():
             self._mark(version, state, reason)
         self._served = [version for version in said.get("served", []) if version in self._infos]
-        self.disk.anchor = said.get("anchor", "")
+        self.disk.anchor, self.because = said.get("anchor", ""), str(said.get("because", ""))
         return str(said.get("pinned", ""))
 
     def _remember(self) -> None:
         refused = {v: [i.state, i.reason] for v, i in self._infos.items() if i.state in ("rejected", "rolled_back")}
         pinned = self._version() if self.pinned else ""
-        self.disk.write_opinion(
-            {"pinned": pinned, "refused": refused, "served": self._served, "anchor": self.disk.anchor}
-        )
+        kept = {"pinned": pinned, "because": self.because, "refused": refused, "served": self._served}
+        self.disk.write_opinion(kept | {"anchor": self.disk.anchor})
+
+    def _pin(self, because: str) -> None:
+        """Stay with the version that serves; "" = follow the learner."""
+        self.pinned, self.because = bool(because), because
+        self._remember()
 
     async def _try(self, version: str) -> bool:
         path = self.disk.path(version)
@@ -192,13 +198,11 @@ class Registry:
                 raise self._unknown(version)
             if self._version() != version and not await self._try(version):
                 raise UnknownModel(f"version {version!r} cannot serve: {self._infos[version].reason or 'it is gone'}")
-            self.pinned = True
-            self._remember()
+            self._pin("by hand")
             return self._infos[version]
 
     async def _follow_again(self) -> ModelInfo:
-        self.pinned = False
-        self._remember()
+        self._pin("")
         for path in reversed(self.disk.published()):
             if self._version() == path.name:
                 break
@@ -228,8 +232,7 @@ class Registry:
             for version in targets:
                 if await self._try(version):
                     self._turn_down(version, bad, reason)
-                    self.pinned = True
-                    self._remember()
+                    self._pin(reason)
                     return self._infos[version]
             raise UnknownModel(f"there is no version before {bad or 'the first'} that can serve")
 
@@ -253,7 +256,7 @@ class Registry:
             return
         try:
             await self.rollback(reason)
-            self.pinned = False  # the learner's next version may be a good one
+            self.pinned, self.because = False, ""  # the learner's next version may be a good one
         except UnknownModel:
             self._mark(version, "rejected", reason)
             self._note(version, "rejected", reason)

@@ -36,7 +36,8 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request for a slate.
 
     `candidates`: only these may be shown; empty = everything available. `exclude`: these may not. `deadline_ms`: after
-    that long the popular list answers, and says so.
+    that long the popular list answers, and says so. `context`: as many numbers as `world.context` says; empty = nothing
+    is known, zeros.
     """
 
     user: str
@@ -47,6 +48,7 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str = ""
     explain: bool = False
     deadline_ms: float = 50.0
+    context: list[float] = []
 
 
 class Scored(msgspec.Struct, frozen=True):

@@ -139,6 +139,8 @@ def settings(
     allow_sampled: bool,
     servers: str,
     until_offset: str,
+    candidates: int,
+    context: int,
     seed: int,
     column: list[str] | None,
 ) -> Settings:
@@ -179,6 +181,8 @@ def settings(
         seed=seed,
         servers=servers,
         until_offset=until_offset,
+        candidates=candidates,
+        context=context,
     )
 
 

@@ -176,7 +176,8 @@ class Jury:
         ballots = self._ballots(history, shown, asked)
         self.counts["sampled"] += self._sampled(asked)
         rows = torch.nonzero(ballots.known.any(1) & ballots.scored).squeeze(1)
-        wide = asked.offer.shape[1] or self.catalog.size
+        limited = bool((asked.offer > 0).any(1).all())
+        wide = asked.offer.shape[1] if limited else max(asked.offer.shape[1], self.catalog.size)
         for part in torch.split(rows, max(1, AT_ONCE // max(wide, 1))):
             self._judge(ballots, history[part], shown[part], part)
         self._accept(ballots, shown)

@@ -94,6 +94,7 @@ class Replay:
             patience_s=settings.attribution_s,
             reward=settings.reward or None,
         )
+        self.sessions.reserve(context=settings.context, offer=settings.candidates)
         self._declare_items()
         self.depth = max([*settings.ks, settings.slate])
         self.left_out: dict[str, str] = {}
@@ -243,9 +244,7 @@ class Replay:
                 settings.log, self.catalog, self.sessions, settings.slate, settings.columns, until=settings.until
             )
         kafka = {"use": "consumers.kafka.KafkaWorld", "bootstrap_servers": settings.servers, "topic": settings.topic}
-        if settings.until_offset != "end":
-            kafka["until"] = settings.until_offset
-        world: World = build({**kafka, "ask": True}, context, "log")
+        world: World = build({**kafka, "until": settings.until_offset, "ask": True}, context, "log")
         if settings.first_offset is not None:
             begin = world.position()
             world.seek(begin | {"offsets": dict.fromkeys(begin["offsets"], settings.first_offset)})

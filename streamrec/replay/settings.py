@@ -61,6 +61,9 @@ class Settings:
         seed: of everything drawn.
         servers: of the Kafka where the log is a topic.
         until_offset: Kafka: "end" = until the producer's `end` message; "latest" = what is there now; or an offset.
+        candidates: Kafka: the most candidates a request was limited to; those of one with more are not looked at. 0 =
+            every request counts as one that could be answered with anything available.
+        context: Kafka: numbers that come with a request.
     """
 
     log: str
@@ -96,6 +99,8 @@ class Settings:
     seed: int = 0
     servers: str = "127.0.0.1:9092"
     until_offset: str = "end"
+    candidates: int = 0
+    context: int = 0
 
     def __post_init__(self) -> None:
         for what, given, known in (

@@ -104,6 +104,15 @@ def test_whom_the_agent_may_not_show_seen_items_the_benchmark_policy_may_not_eit
     assert not (slate == before.items).any()
 
 
+def test_whom_nothing_is_left_for_gets_nothing_whoever_answers() -> None:
+    made, before = agent(catalog(8), share=0.5, exclude_seen=True), people(300)
+    before.items = torch.arange(1, 9, dtype=before.items.dtype).expand(300, -1)
+    decision = made.act(before)
+    assert bool(made.in_benchmark(before.key).any())
+    assert not decision.slate.any()
+    assert not decision.slot_logp.any()
+
+
 # --- the benchmark reward ----------------------------------------------------------------------------------------
 
 

@@ -133,6 +133,32 @@ def test_a_recorded_topic_is_cut_into_the_same_batches_after_any_restart(
 
 
 @both
+def test_a_poll_that_gathers_brings_what_comes_meanwhile(
+    broker: EmbeddedBroker, topic: str, open_world: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(broker.address, topic, clicks(3))
+    world = open_world(batch=70, gather_s=0.5)
+    slept: list[float] = []
+
+    def meanwhile(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            send(broker.address, topic, clicks(4))
+        pause(0.3)  # less than was asked for, and enough for them to arrive
+
+    pause = time.sleep
+    monkeypatch.setattr("consumers.partitions.time.sleep", meanwhile)
+    first = world.poll(1.0)
+    assert first is not None
+    assert len(first) == 7
+    assert slept[0] == 0.5
+    send(broker.address, topic, clicks(200))
+    end(broker.address, topic)
+    assert sum(map(len, read_all(world))) == 207 - len(first)
+    assert len(slept) < 8, "whole batches do not wait"
+
+
+@both
 def test_the_position_is_what_was_handed_out_not_what_was_fetched(
     broker: EmbeddedBroker, topic: str, open_world: Open
 ) -> None:

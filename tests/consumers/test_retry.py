@@ -176,7 +176,7 @@ def test_what_nobody_can_tell_any_more_is_not_sent_unasked(
         retry(broker.address, dead)
     monkeypatch.undo()
     real = bounds  # the embedded broker never deletes records
-    monkeypatch.setattr(module, "bounds", lambda servers, name: ({0: 1_000}, real(servers, name)[1]))
+    monkeypatch.setattr(module, "bounds", lambda *where: ({0: 1_000}, real(*where)[1]))
     assert counts(retry(broker.address, dead)) == (0, {}, {"uncertain": 1})
     assert counts(retry(broker.address, dead, again=True)) == (1, {}, {})
     assert counts(retry(broker.address, dead)) == (0, {}, {"already_sent": 1})

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers import columns, wire
+from consumers.messages import from_decisions, from_events
 from streamrec.catalog import Catalog
 from streamrec.records import Decision, Events, Kind
 from streamrec.sessions import SessionStore
@@ -198,7 +199,7 @@ def test_events_survive_the_way_there_and_back(kind: Kind) -> None:
         shown=torch.tensor([[1, 2], [0, 0]]),
         slot_logp=torch.tensor([[-1.0, math.nan], [math.nan, math.nan]]),
     )
-    sent = list(wire.from_events(events, catalog, sessions, {1: "r1"}))
+    sent = list(from_events(events, catalog, sessions, {1: "r1"}))
     assert [key for key, _ in sent] == [b"a", b"b"]
     messages = [wire.decode_event(value) for _, value in sent]
     assert all(isinstance(message, wire.Event) for message in messages)
@@ -214,7 +215,7 @@ def test_decisions_carry_everything_a_front_end_needs() -> None:
     wanted = Decision.of(user, torch.tensor([[2, 3, 0], [1, 0, 3]]), torch.tensor([[-1.0, -2.0, 0], [math.nan] * 3]))
     wanted.id, wanted.policy = torch.tensor([2**53, 8]), torch.tensor([1, 0])
     asked = Events.of(user, Kind.REQUEST, torch.tensor([10.0, 20.0]))
-    sent = list(wire.from_decisions(wanted, asked, catalog, sessions, ["random", "dqn"], ["r1", ""]))
+    sent = list(from_decisions(wanted, asked, catalog, sessions, ["random", "dqn"], ["r1", ""]))
     assert [key for key, _ in sent] == [b"a", b"b"]
     assert json.loads(sent[0][1]) == {
         "v": 1,

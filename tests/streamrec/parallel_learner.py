@@ -78,13 +78,44 @@ def learn(net: Net, catalog: Catalog, kind: str, half: slice, rare: Callable[[in
                     update()
         learners.agree(0)
     if learners is not None:
-        learners.leave(stopping=False)
+        assert learners.most(0, ended=True) == (0, True)
+
+
+def meet(catalog: Catalog, learners: parallel.Learners) -> str:
+    """Items turn up, some here and some there, and the newest checkpoint that both have whole is looked for."""
+    mine = learners.rank
+    catalog.waiting = {}
+    first = catalog.rows(["both", ("zero", "one")[mine], "both"]).tolist()
+    assert first == [0, 0, 0]
+    learners.most(0)
+    assert catalog.rows(["both"]).tolist() == [1]
+    if mine:
+        catalog.rows(["again"])
+        assert catalog.upsert("told", "shoes", available=False) == -1
+    learners.most(0)
+    assert learners.most(0, ended=True) == (0, True)
+    numbers = [2, 3, 4] if mine else [1, 2, 3]
+    state = learners.newest(numbers, lambda number: None if mine and number == 3 else {"number": number})
+    assert state is not None
+    available = catalog.available[: catalog.size].tolist()
+    if mine:
+        assert catalog.categories == ["", "shoes"]
+    else:
+        available[-1] = False  # what an instruction says of an item besides its id is known where it was read
+    return json.dumps({"ids": catalog.ids, "available": available, **state})
 
 
 def main(kind: str, out: Path) -> str:
     """Learn together with the others; returns why that was refused, "" if it was not."""
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     catalog = Catalog(ITEMS)
+    if kind == "items":
+        learners = parallel.start(count, catalog)
+        assert learners is not None
+        try:
+            return meet(catalog, learners)
+        finally:
+            learners.close()
     names = [f"i{at}" for at in range(ITEMS)]
     catalog.rows(names[::-1] if kind == "other-items" and rank else names)
     learners = parallel.start(count, catalog)
@@ -95,6 +126,8 @@ def main(kind: str, out: Path) -> str:
     idle = range(2, STEPS) if kind == "idle" and rank else range(0)
     optimiser = kind if kind in ("adam", "adagrad", "foreign") else "optimiser"
     try:
+        if kind == "gone" and rank:
+            return ""
         learn(net, catalog, optimiser, half, lambda at: rank == 0 and at == 1 and kind == "rare", idle)
     except parallel.OutOfStep as error:
         return str(error)

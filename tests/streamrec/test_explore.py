@@ -8,9 +8,12 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from streamrec.explore import NOTHING, allowed, choose, nth_free, plackett_luce, without_repeats
+from streamrec.explore import NOTHING, allowed, choose, nth_free, offered, plackett_luce, without_repeats
+from streamrec.records import History
 
 SCORES = [0.3, -math.inf, 2.0, -1.0, 0.9]
 VALID = (0, 2, 3, 4)
@@ -160,3 +163,20 @@ def test_plackett_luce_counts_no_empty_slot_as_a_pick() -> None:
     torch.testing.assert_close(slot_logp[:, 0], expected)
     assert (slot_logp[:, 1:] == 0).all()
     assert (index[:, 2] == -1).all()
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.lists(st.integers(1, 9), max_size=4, unique=True), min_size=1, max_size=6), st.sets(st.integers(1, 9))
+)
+def test_whoever_brings_no_candidates_may_be_shown_everything(offers: list[list[int]], there: set[int]) -> None:
+    available = torch.tensor([row in there for row in range(10)])
+    offer = torch.tensor([[*rows, *[0] * (4 - len(rows))] for rows in offers])
+    user = torch.arange(len(offers))
+    before = offer.clone()
+    given = offered(History.of(user=user, items=torch.zeros(len(user), 1), offer=offer), available)
+    assert given is not None
+    items, mask = given
+    for row, rows in enumerate(offers):
+        assert sorted(items[row][mask[row]].tolist()) == sorted(there & set(rows) if rows else there)
+    assert torch.equal(offer, before)

@@ -25,7 +25,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-KINDS = ("optimiser", "adagrad", "adam", "idle", "rare", "other-items", "other-weights", "foreign")
+KINDS = ("optimiser", "adagrad", "adam", "idle", "rare", "other-items", "other-weights", "foreign", "gone", "items")
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,39 @@ def test_weights_stay_equal_when_one_has_nothing_to_learn_from(kind: str, togeth
 )
 def test_what_cannot_be_shared_is_refused(kind: str, says: str, together: Together) -> None:
     assert all(says in said[kind] for said in together[1])
+
+
+def test_who_is_left_alone_is_told_so_and_does_not_wait(together: Together) -> None:
+    first, second = (said["gone"] for said in together[1])
+    assert "another learner has gone" in first
+    assert "--resume" in first
+    assert second == ""
+
+
+def test_new_items_get_the_same_rows_wherever_they_turned_up(together: Together) -> None:
+    first, second = (json.loads(said["items"]) for said in together[1])
+    assert first == second
+    assert first["ids"] == ["", "both", "zero", "one", "again", "told"]
+    assert first["available"] == [False, True, True, True, True, False]
+
+
+def test_the_newest_checkpoint_that_all_have_is_gone_on_from(together: Together) -> None:
+    """They have 1, 2, 3 and 2, 3, 4, and the second one's 3 is damaged."""
+    assert [json.loads(said["items"])["number"] for said in together[1]] == [2, 2]
+
+
+def test_items_that_expire_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(parallel.OutOfStep, match="ttl_s"):
+        parallel.start(2, Catalog(3, ttl_s=5.0))
+
+
+def test_each_learner_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for rank, expected in (("0", tmp_path), ("2", tmp_path / "learner-2")):
+        monkeypatch.setenv("RANK", rank)
+        assert parallel.folder(tmp_path, 3) == expected
+        assert parallel.folder(tmp_path, 1) == tmp_path
 
 
 def test_without_an_environment_it_says_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,7 @@ def test_the_options_reach_both_clients(monkeypatch: pytest.MonkeyPatch) -> None
         given.update(*options, **more)
 
     settings = ClientSettings({**TABLE, "session_timeout_ms": 9000})
+    monkeypatch.setattr(kafka_python, "reach", lambda servers, settings: None)
     monkeypatch.setattr(
         kafka_python,
         "KafkaConsumer",
@@ -88,6 +89,7 @@ def test_a_password_from_a_file_without_its_line_break(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
+        ({"security_protocol": "SASL_SL"}, "did you mean 'SASL_SSL'"),
         ({"security_protocoll": "SSL"}, "did you mean 'security_protocol'"),
         ({"sasl_plain_password_env": "NOT_THERE_AT_ALL"}, "has no variable 'NOT_THERE_AT_ALL'"),
         ({"sasl_plain_password_file": "/not/there"}, "/not/there cannot be read"),

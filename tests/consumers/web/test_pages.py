@@ -114,6 +114,7 @@ def test_promote_rollback_and_shadow_ask_first_and_then_do(look: Look, service: 
     tab.click("#dialog button[value=yes]")
     tab.wait("/Shadow/.test(document.querySelector('.now').innerText)")
     assert state_of(http, shadow) == "shadow"
+    tab.wait("/would have earned|too few decisions/.test(document.querySelector('[data-of=value]').innerText)")
     tab.click("[data-do=unshadow]")
     tab.click("#dialog button[value=yes]")
     tab.wait("!/Shadow/.test(document.querySelector('.now').innerText)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,31 @@ def test_topics_are_named_with_their_offsets() -> None:
     assert Settings(log="clicks@12.csv").topic is None
     with pytest.raises(BadSpec, match="OFFSET"):
         Settings(log="kafka:clicks@soon")
+
+
+@pytest.mark.kafka
+def test_a_replay_weighs_a_limited_answer_by_what_could_be_shown(tmp_path: Path) -> None:
+    from consumers import wire
+    from consumers.broker import EmbeddedBroker
+    from consumers.topic import EventTopic
+
+    found: dict[int, dict[str, Any]] = {}
+    with EmbeddedBroker() as broker:
+        target = EventTopic(broker.address, "limited")
+        for item in range(8):
+            target.send(b"", wire.encode(wire.Event("item", item=f"i{item}")))
+        for at in range(100):
+            pair = [f"i{at % 8}", f"i{(at + 1) % 8}"]
+            asked = wire.Event("request", f"u{at}", time=1000.0 + at, decision=-1 - at, slate=pair[:1])
+            asked.slot_logp, asked.candidates = [math.log(0.5)], pair
+            target.send(b"", wire.encode(asked))
+        target.end()
+        target.close()
+        for room in (0, 2):
+            settings = Settings(log="kafka:limited", slate=1, servers=broker.address, estimators=["ips"], metrics=[],
+                                capacity=64, users=256, reward={"impression": 1.0}, candidates=room)  # fmt: skip
+            replay = Replay(settings, tmp_path / str(room))
+            assert replay.run()
+            found[room] = save(replay)["policies"]["random"]["ips"]
+    assert found[2]["value"] == pytest.approx(1.0), "one of two at random is what the log did: weight 1, reward 1"
+    assert found[0]["value"] == pytest.approx(0.25), "without the candidates it looks like one of eight"

@@ -76,13 +76,21 @@ function tellNews(view, fresh) {
   view.news.textContent = `Show ${plural(fresh, "newer version")}`;
 }
 
+/** What the shadow would have earned, and what to know before believing it. */
+function worth(shadow) {
+  if (!shadow.value) return "what it would have earned is not known yet: it needs closed decisions of known propensity";
+  const warned = Object.values(shadow.value.warnings);
+  return warned.length ? `${shadow.value.says}. Mind: ${warned.join(" ")}` : shadow.value.says;
+}
+
 function showNow(view) {
   const { last } = live,
     serving = view.models?.find((m) => m.state === "serving");
   const version = serving?.version ?? last?.model?.version ?? "",
     pinned = last?.model?.pinned ?? false,
+    because = last?.model?.because ?? "",
     shadow = last?.shadow;
-  const text = JSON.stringify([version, pinned, shadow, !!view.models]);
+  const text = JSON.stringify([version, pinned, because, shadow, !!view.models]);
   if (text === view.text) return;
   const held = view.now.contains(document.activeElement) ? document.activeElement.dataset.do : null;
   view.text = text;
@@ -99,7 +107,7 @@ function showNow(view) {
         "p",
         { class: "soft" },
         pinned
-          ? "New versions stay on standby until another one is chosen."
+          ? `Pinned ${because === "by hand" ? "" : "because "}${because}. New versions stay on standby until another one is chosen.`
           : version
             ? "The next version that passes its checks takes over."
             : "The popular list answers until a version can serve.",
@@ -116,6 +124,7 @@ function showNow(view) {
             { class: "soft" },
             `sees the same requests and shows nothing; agrees in ${percent(shadow.agreement, 1)} of the slots`,
           ),
+          h("p", { class: "soft", "data-of": "value" }, worth(shadow)),
         )
       : null,
     h(
