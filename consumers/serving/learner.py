@@ -25,7 +25,7 @@ BACKOFF_S = (0.5, 30.0)
 FRESH_S = 10.0
 """A learner writes a line of metrics each second; one that was silent for this long is not there."""
 
-NICE = 10
+NICE = 19
 """Whoever asks waits for the service; nobody waits for the learner."""
 
 STEADY_S = 60.0
