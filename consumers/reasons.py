@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, get_args
 
-from consumers.wire import MAX_BYTES, MAX_ID, MAX_SLOTS, Name
+from consumers.wire import MAX_BYTES, MAX_CANDIDATES, MAX_ID, MAX_NUMBERS, MAX_SLOTS, Name
 
 
 class Reason(NamedTuple):
@@ -44,6 +44,8 @@ FIELDS = {
     "model": f"text of at most {MAX_ID} characters",
     "category": f"text of at most {MAX_ID} characters",
     "available": "true or false",
+    "context": f"a list of at most {MAX_NUMBERS} numbers, as many as world.context says",
+    "candidates": f"a list of at most {MAX_CANDIDATES} ids, none of them empty",
 }
 """What each field of an event message must be."""
 

@@ -146,16 +146,20 @@ class Layer(nn.Module):
     ) -> Tensor:
         """[T, D] -> [T, D]; see `streamrec.nn.recurrence.gru` for `start` and `goes_on`."""
         keep = None if generator is None or p == 0.0 else mask(x.shape, p, generator, x.device)
-        if keep is None and goes_on is None and sizes and sizes[0] <= FEW and x.is_cpu and not torch.is_grad_enabled():
-            return self._few(x, sizes, start)
+        plain = keep is None and start is None and goes_on is None
+        if plain and sizes and sizes[0] <= FEW and x.is_cpu and not torch.is_grad_enabled():
+            return self._few(x, sizes)
         gates = affine(x, self.weight_input, self.bias_input)
         return gru(gates, self.weight_hidden, self.bias_hidden, sizes, keep, start, goes_on)
 
-    def _few(self, x: Tensor, sizes: Sequence[int], start: Tensor | None) -> Tensor:
-        """The same from torch's own recurrence, whose steps begin sooner; ours is the faster one for many rows."""
-        begin = x.new_zeros(sizes[0], self.weight_hidden.shape[1]) if start is None else start
+    def _few(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The same from torch's own recurrence, whose steps begin sooner; ours is the faster one for many rows.
+
+        Not for states that were carried: its sums depend on where in memory they lie, and resuming changes that.
+        """
+        begin = x.new_zeros(1, sizes[0], self.weight_hidden.shape[1])
         weights: list[Tensor] = [self.weight_input, self.weight_hidden, self.bias_input, self.bias_hidden]
-        states, _ = torch.gru(x, torch.tensor(sizes), begin.unsqueeze(0), weights, True, 1, 0.0, False, False)
+        states, _ = torch.gru(x, torch.tensor(sizes), begin, weights, True, 1, 0.0, False, False)
         return states
 
 

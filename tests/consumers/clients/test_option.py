@@ -155,5 +155,5 @@ def test_a_file_that_cannot_be_meant_says_why(
         file.write_text(text)
     result = CliRunner().invoke(app, [*command, "--client", str(file)], terminal_width=500)
     told = result.output if result.exit_code == 2 else str(result.exception)
-    assert says in " ".join(told.replace("│", " ").split())
+    assert "".join(says.split()) in "".join(told.replace("│", "").split())  # panels are broken anywhere
     assert result.exit_code == 2 or isinstance(result.exception, BadSpec)
