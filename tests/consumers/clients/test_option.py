@@ -103,6 +103,7 @@ def test_dead_letters_are_listed_shown_and_sent_again(guarded: Guarded, run: Cal
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
 def test_without_the_options_the_broker_lets_nobody_in_and_the_error_names_them(guarded: Guarded) -> None:
     with pytest.raises(BrokerUnavailable, match=r"--client FILE: security_protocol"):
         cluster_id(guarded.address)
