@@ -115,7 +115,7 @@ def test_a_recorded_topic_is_cut_into_the_same_batches_after_any_restart(
 ) -> None:
     send(broker.address, topic, [*clicks(1000)], partitions)
     end(broker.address, topic)
-    world = open_world(batch=70, linger_s=30.0)
+    world = open_world(batch=70, linger_s=3.0)
     whole: list[list[tuple[object, ...]]] = []
     places: list[State] = []
     while (events := world.poll(0.1)) is not None:
@@ -125,7 +125,7 @@ def test_a_recorded_topic_is_cut_into_the_same_batches_after_any_restart(
     assert sizes[:14] == [70] * 14
     assert sum(sizes) == 1000
     for at, place in enumerate(places[::2]):
-        again = open_world(batch=70, linger_s=30.0)
+        again = open_world(batch=70, linger_s=3.0)
         again.seek(json.loads(json.dumps(place)))  # as a checkpoint would keep it
         assert [rows(events, again) for events in read_all(again)] == [batch for batch in whole[2 * at + 1 :] if batch]
         assert again.events_consumed == 1000
