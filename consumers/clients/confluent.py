@@ -1,4 +1,4 @@
-"""confluent-kafka, the faster reader: `pip install "streamrec[fast]"`."""
+"""confluent-kafka, a reader that fetches on threads of its own: `pip install "streamrec[fast]"`."""
 
 from __future__ import annotations
 

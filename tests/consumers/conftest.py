@@ -39,7 +39,7 @@ def open_world(request: pytest.FixtureRequest, broker: EmbeddedBroker, topic: st
     """Makes worlds on the test's own topics; closes them at the end. Its parameter is the client library that reads."""
     library = getattr(request, "param", "kafka-python")
     if library == "confluent":
-        pytest.importorskip("confluent_kafka", reason='needs the faster client: pip install "streamrec[fast]"')
+        pytest.importorskip("confluent_kafka", reason='needs the other client: pip install "streamrec[fast]"')
     opened: list[KafkaWorld] = []
 
     def make(servers: str = "", **settings: object) -> KafkaWorld:
