@@ -91,8 +91,8 @@ class KafkaWorld:
         context: F, numbers that come with a request, up to 256; room for them is kept in `sessions`. 0 = none.
         candidates: C, the most candidates that come with a request, up to 1000; `sessions` keeps 16 bytes of room for
             each, per user. A request that was answered among more is read as one without any.
-        client_library: who reads, "kafka-python" or "confluent", which fetches on threads of its own (the extra `fast`) and
-            is about as fast; kafka-python sends.
+        client_library: who reads, "kafka-python" or "confluent", which fetches on threads of its own and is about as
+            fast (the extra `fast`); kafka-python sends.
         until: "end" = read up to `end` messages; "latest" = up to what a partition holds at the first fetch; a number =
             up to this offset in every partition, and no further than "latest". A checkpoint keeps where that was.
 
