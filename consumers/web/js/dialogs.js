@@ -22,21 +22,22 @@ export async function attempt(action, done = "") {
   }
 }
 
+/** A dialog of its own for each question: `close` is told later, when the next question may be open already. */
 function ask(title, build) {
-  const dialog = byId("dialog"),
+  const dialog = h("dialog", { "aria-label": title }, h("h2", {}, title)),
     back = document.activeElement;
   return new Promise((resolve) => {
-    dialog.replaceChildren(h("h2", { id: "dialog-title" }, title));
-    dialog.returnValue = "";
     build(dialog);
     dialog.addEventListener(
       "close",
       () => {
-        if (back?.isConnected) back.focus();
+        dialog.remove();
+        if (back?.isConnected && !document.querySelector("dialog[open]")) back.focus();
         resolve(dialog.returnValue);
       },
       { once: true },
     );
+    document.body.append(dialog);
     dialog.showModal();
   });
 }

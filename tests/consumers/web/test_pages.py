@@ -59,9 +59,10 @@ def test_a_click_changes_the_list_and_the_page_says_how(look: Look, http: httpx.
     before = tab.wait(f"{ITEMS}.length === {SLATE} && {ITEMS}")
     user = tab.js("document.querySelector('#who').value")
     assert tab.text("#why-title, .why h2") == "Why this list"
-    for step in range(1, 7):
-        item = before[0]
-        tab.click("[data-slot='0'] [data-kind=click]")
+    for step in range(1, 11):
+        slot = (step - 1) % SLATE
+        item = before[slot]
+        tab.click(f"[data-slot='{slot}'] [data-kind=click]")
         tab.wait(f"document.querySelectorAll('.steps li').length === {step + 1}")
         after = tab.js(ITEMS)
         badges = tab.js("[...document.querySelectorAll('.slots .move')].map((m) => m.firstChild.textContent)")
@@ -73,7 +74,7 @@ def test_a_click_changes_the_list_and_the_page_says_how(look: Look, http: httpx.
             break
         before = after
     else:
-        pytest.fail(f"six clicks of {user} changed nothing")
+        pytest.fail(f"ten clicks of {user} changed nothing")
     assert "holds the reaction" in tab.text(".causes")
     assert "in the state" in tab.text(".journey")
     assert f"{item} · new" in tab.text(".why")
@@ -98,32 +99,32 @@ def test_promote_rollback_and_shadow_ask_first_and_then_do(look: Look, service: 
     older = tab.wait("document.querySelectorAll('tr[data-state=standby]')[1]?.dataset.version")
     promote = f"[data-do='promote {older}']"
     tab.click(promote)
-    tab.wait("document.querySelector('#dialog').open")
+    tab.wait("document.querySelector('dialog[open]')")
     tab.key("Escape")
-    tab.wait("!document.querySelector('#dialog').open")
+    tab.wait("!document.querySelector('dialog[open]')")
     assert tab.js(f"{FOCUS}.dataset.do") == f"promote {older}"
     assert state_of(http, older) == "standby"
     assert not service.engine.live()["model"]["pinned"]
     tab.click(promote)
-    tab.click("#dialog button[value=yes]")
+    tab.click("dialog[open] button[value=yes]")
     tab.wait("document.querySelector('.now').hasAttribute('data-pinned')")
     assert "pinned" in tab.text(".now")
     assert (state_of(http, older), service.engine.live()["model"]["pinned"]) == ("serving", True)
     shadow = tab.wait("document.querySelector('tr[data-state=standby]').dataset.version")
     tab.click(f"[data-do='shadow {shadow}']")
-    tab.click("#dialog button[value=yes]")
+    tab.click("dialog[open] button[value=yes]")
     tab.wait("/Shadow/.test(document.querySelector('.now').innerText)")
     assert state_of(http, shadow) == "shadow"
     tab.wait("/would have earned|too few decisions/.test(document.querySelector('[data-of=value]').innerText)")
     tab.click("[data-do=unshadow]")
-    tab.click("#dialog button[value=yes]")
+    tab.click("dialog[open] button[value=yes]")
     tab.wait("!/Shadow/.test(document.querySelector('.now').innerText)")
     tab.click("[data-do=rollback]")
-    tab.click("#dialog button[value=yes]")
+    tab.click("dialog[open] button[value=yes]")
     tab.wait(f"document.querySelector('tr[data-version=\"{older}\"]')?.dataset.state === 'rolled_back'")
     assert service.engine.live()["model"]["version"] != older
     tab.click("[data-do=follow]")
-    tab.click("#dialog button[value=yes]")
+    tab.click("dialog[open] button[value=yes]")
     tab.wait("!document.querySelector('.now').hasAttribute('data-pinned')")
     assert not service.engine.live()["model"]["pinned"]
 
@@ -212,14 +213,14 @@ def test_erase_and_retire_ask_first_and_then_do(look: Look, http: httpx.Client) 
     http.post("/v1/events", json=[{"kind": "click", "user": "who leaves", "item": "i1", "id": "leaves"}])
     tab = look("#/users/who%20leaves")
     tab.click("button.danger")
-    assert "cannot be undone" in tab.text("#dialog")
-    tab.click("#dialog button[value=yes]")
+    assert "cannot be undone" in tab.text("dialog[open]")
+    tab.click("dialog[open] button[value=yes]")
     tab.wait("location.hash === '#/users'")
     assert http.get("/v1/users/who%20leaves").status_code == 404
     tab.js("location.hash = '#/items/i1'")
     retire = "tr[data-item=i1] button"
     tab.click(retire)
-    tab.click("#dialog button[value=yes]")
+    tab.click("dialog[open] button[value=yes]")
     tab.wait("/retired/.test(document.querySelector('tr[data-item=i1]').innerText)")
     shown = http.post("/v1/recommend", json={"user": "u1", "k": SLATE}).json()["items"]
     assert "i1" not in [one["item"] for one in shown]
@@ -257,11 +258,11 @@ def test_token_is_asked_for_and_kept_for_the_tab(browser: Browser, service: Runn
     tokens = {"admin": [sha256(secret.encode()).hexdigest()]}
     with second(service, Settings(port=0, access_log=False, tokens=tokens)) as door:
         tab = browser.open(door.url)
-        tab.wait("document.querySelector('#dialog').open")
-        assert "asks for a token" in tab.text("#dialog")
+        tab.wait("document.querySelector('dialog[open]')")
+        assert "asks for a token" in tab.text("dialog[open]")
         tab.type("wrong")
         tab.key("Enter")
-        tab.wait("/does not accept/.test(document.querySelector('#dialog[open]')?.innerText)")
+        tab.wait("/does not accept/.test(document.querySelector('dialog[open]')?.innerText)")
         tab.js("document.querySelector('#token-field').select()")
         tab.type(secret)
         tab.key("Enter")
