@@ -112,9 +112,21 @@ def null(arena: Arena) -> Arena:
 
 
 def shorter(arena: Arena, factor: int) -> Arena:
-    """The arena with runs `factor` times shorter."""
-    key = "days" if "days" in arena else "decisions"
-    return {**arena, key: max(arena[key] // factor, 1)}
+    """The arena with runs `factor` times shorter, and an oracle that looks as much less far.
+
+    A run of days keeps one whole day at least, of a tenth of its users.
+    """
+    horizon = {"foresight_horizon": max(_horizon(arena) // factor, 1)}
+    if "days" not in arena:
+        return {**arena, **horizon, "decisions": max(arena["decisions"] // factor, 1)}
+    core = arena["world"]["core"]
+    world = {**arena["world"], "core": {**core, "users": core["users"] // 10}}
+    return {**arena, **horizon, "days": max(arena["days"] // factor, 1), "world": world}
+
+
+def _horizon(arena: Arena) -> int:
+    horizon: int = arena.get("foresight_horizon", min(arena["days"], 10) if "days" in arena else 50)
+    return horizon
 
 
 @dataclass
@@ -189,8 +201,7 @@ def foresight_of(arena: Arena, users: int = 128) -> float:
         return make_core(arena, seed, users=users)
 
     torch.set_num_threads(1)
-    horizon = arena.get("foresight_horizon", min(arena["days"], 10) if "days" in arena else 50)
-    return tune(make, horizon, [1_000_003])
+    return tune(make, _horizon(arena), [1_000_003])
 
 
 def _player(arena: Arena, agent: str, context: Mapping[str, Any], world: SimulatorWorld, foresight: float) -> Agent:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from streamrec.data.formats import BadLog
 from streamrec.ports import State, World
 from streamrec.records import Decision, Events, Kind, rank_within
 from streamrec.sessions import SessionStore
+
+GATHERED = 8192
+"""Rows that are checked and written together."""
 
 
 class Recorder:
@@ -48,6 +52,8 @@ class Recorder:
         self._writer: EventWriter | None = None
         self._polled: Events | None = None  # handed out, not written yet: the answers come in between
         self._answers: list[tuple[Tensor, Decision]] = []  # user [B], what was shown
+        self._gathered: list[dict[str, Any]] = []  # columns for the writer
+        self._rows = 0  # of them
 
     def __getattr__(self, name: str) -> Any:
         """What the world around which this is wrapped tells about the stream, it tells here too."""
@@ -117,11 +123,13 @@ class Recorder:
         if self._writer is not None:
             self._writer.abandon()
         self._writer, self._polled, self._answers = None, None, []
+        self._gathered, self._rows = [], 0
         for torn in self.path.glob("part-*.parquet.partial"):
             torn.unlink()
 
     def _seal(self) -> None:
         self._settle()
+        self._write()
         if self._writer is None:
             return
         self._writer.close()
@@ -132,18 +140,28 @@ class Recorder:
         self._parts += 1
 
     def _settle(self) -> None:
-        """Write the last poll and the answers to it. Before the next poll: rows may name other users after that."""
+        """Note the last poll and the answers to it. Before the next poll: rows may name other users after that."""
         events, answers = self._polled, self._answers
         self._polled, self._answers = None, []
         if events is None or len(events) == 0:
             return
-        frame = self._frame(events, answers)
-        if len(frame):
-            if self._writer is None:
-                self._writer = EventWriter(self._part(self._parts))
-            self._writer.append(frame)
+        columns = self._noted(events, answers)
+        self._gathered.append(columns)
+        self._rows += len(columns["time"])
+        if self._rows >= GATHERED:
+            self._write()
 
-    def _frame(self, events: Events, answers: list[tuple[Tensor, Decision]]) -> pd.DataFrame:
+    def _write(self) -> None:
+        gathered, rows = self._gathered, self._rows
+        self._gathered, self._rows = [], 0
+        if rows == 0:
+            return
+        if self._writer is None:
+            self._writer = EventWriter(self._part(self._parts))
+        names = gathered[0]
+        self._writer.append(pd.DataFrame({name: np.concatenate([one[name] for one in gathered]) for name in names}))
+
+    def _noted(self, events: Events, answers: list[tuple[Tensor, Decision]]) -> dict[str, Any]:
         """One row per event, but one per filled slot for each request that was answered."""
         answer, shown = _answers_to(events, answers)
         slate = shown.slate[answer]
@@ -162,20 +180,21 @@ class Recorder:
         keep = known & writable
         return self._columns(rows[keep], slot_logp[keep])
 
-    def _columns(self, rows: Events, slot_logp: Tensor) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
-                "user": self.sessions.user_ids(rows.user),
-                "item": list(map(self.catalog.ids.__getitem__, rows.item.tolist())),
-                "kind": list(map(KINDS.__getitem__, rows.kind.tolist())),
-                "time": rows.time.numpy(),
-                "session": _text(rows.session),
-                "value": rows.value.double().numpy(),
-                "slate": _text(rows.decision),
-                "slot": rows.slot.numpy(),
-                "propensity": _propensity(slot_logp).numpy(),
-            }
-        )
+    def _columns(self, rows: Events, slot_logp: Tensor) -> dict[str, Any]:
+        texts = {
+            "user": self.sessions.user_ids(rows.user),
+            "item": list(map(self.catalog.ids.__getitem__, rows.item.tolist())),
+            "kind": list(map(KINDS.__getitem__, rows.kind.tolist())),
+            "session": _text(rows.session),
+            "slate": _text(rows.decision),
+        }
+        return {
+            **{name: np.array(text, dtype=object) for name, text in texts.items()},
+            "time": rows.time.numpy(),
+            "value": rows.value.double().numpy(),
+            "slot": rows.slot.numpy(),
+            "propensity": _propensity(slot_logp).numpy(),
+        }
 
 
 def _answers_to(events: Events, answers: list[tuple[Tensor, Decision]]) -> tuple[Tensor, Decision]:

@@ -53,7 +53,7 @@ def wait_for(path: Path, timeout_s: float = 120.0) -> None:
 
 
 def test_the_demo_counts_every_event_and_judges_every_policy(tmp_path: Path) -> None:
-    report = finish(demo(tmp_path, "--seconds", "8"))
+    report = finish(demo(tmp_path, "--seconds", "8", "--set", "warm_start.passes=1"))
     assert report["events_produced"] == report["events_consumed"] > 0
     assert report["dead_letters"] == 0
     assert report["updates"] > 0
@@ -76,8 +76,13 @@ def test_the_demo_counts_every_event_and_judges_every_policy(tmp_path: Path) -> 
     ],
 )
 def test_ctrl_c_at_any_moment_leaves_no_process_and_something_to_go_on_with(tmp_path: Path, moment: str) -> None:
-    process = demo(tmp_path, "--seconds", "60")
     run = tmp_path / "run"
+    if moment != "record.log":  # an hour of yesterday is enough
+        record = ["train", "record", "--quiet", "--run-dir", "yesterday", "--set", "run.decisions=2000"]
+        subprocess.run([sys.executable, "-m", "streamrec.cli", *record], cwd=tmp_path, check=True)
+        run.mkdir()
+        (tmp_path / "yesterday" / "log").rename(run / "log")
+    process = demo(tmp_path, "--seconds", "60")
     deadline = time.monotonic() + 120
     while not (run / moment).exists():
         assert time.monotonic() < deadline
