@@ -427,8 +427,11 @@ def test_solves_the_identity_world(make: Make) -> None:
     agent, world = make(), Identity()
     if getattr(agent, "reads", None) == ():
         pytest.skip("reads nothing of the history")
-    run(agent, world, 150, 256)
-    assert world.solved(agent) >= 0.9
+    for _ in range(5):
+        run(agent, world, 30, 256)
+        if world.solved(agent) >= 0.9:
+            return
+    pytest.fail(f"after 150 updates it solves {world.solved(agent):.0%}")
 
 
 def test_learns_from_feedback_and_not_from_what_was_shown(make: Make) -> None:

@@ -1,7 +1,8 @@
-"""The command line as a user meets it: in processes of its own."""
+"""The command line as a user meets it."""
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from streamrec.cli import main
 
 TINY = ["--set", "run.decisions=600", "--set", "run.update_every=100", "--set", "world.core.users=60", "--quiet"]
 TINY += ["--set", "world.core.items=120"]
@@ -58,9 +61,25 @@ def test_every_verb_has_help(verb: str, tmp_path: Path) -> None:
         (["plan", "missing.parquet", "--width", "0.1"], "expected a log file here"),
     ],
 )
-def test_wrong_usage_exits_with_2_and_says_what_was_meant(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = streamrec(*arguments, cwd=tmp_path, code=2)
-    assert message in " ".join(done.stderr.replace("│", " ").split())
+def test_wrong_usage_exits_with_2_and_says_what_was_meant(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["streamrec", *arguments])
+    monkeypatch.setattr(gc, "set_threshold", lambda *_: None)  # it is the test's process, not one of its own
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_an_error_of_the_user_is_told_without_a_traceback(tmp_path: Path) -> None:
+    done = streamrec("train", "no-such-spec", cwd=tmp_path, code=2)
+    assert "there is no spec 'no-such-spec'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
