@@ -189,6 +189,22 @@ class KafkaWorld:
         """
         self._outbox.check()
         self._log.fill(timeout_s)
+        return self.take()
+
+    def fetch(self, wait_s: float) -> None:
+        """Bring records for `take`, waiting up to `wait_s` for the first ones.
+
+        With `take` instead of `poll`, waiting and reading can be left to another thread: nothing but `position` may be
+        called meanwhile.
+
+        Raises:
+            BrokerUnavailable: an earlier decision or dead letter could not be sent.
+        """
+        self._outbox.check()
+        self._log.fetch(0.0 if self._log.holds() else wait_s)
+
+    def take(self) -> Events | None:
+        """The next events of what was fetched; None once every partition has ended."""
         if why := self._log.wiped():
             self._identity = self._identify()
             self._start_over(why)

@@ -54,7 +54,7 @@ class Partitions:
             waited = time.monotonic() - start
             waiting_for_known = self.backlog()
             patience = max(self.linger_s, timeout_s) if waiting_for_known else timeout_s
-            if waited >= patience or (not waiting_for_known and any(self.places.buffers.values())):
+            if waited >= patience or (not waiting_for_known and self.holds()):
                 return
             if self.over():
                 return
@@ -79,6 +79,10 @@ class Partitions:
         for partition, chunk in fetched.items():
             if partition in buffers and partition not in placed:
                 buffers[partition].add(chunk, self.places.next(partition), self.end(partition))
+
+    def holds(self) -> bool:
+        """Something is here that was not handed out."""
+        return any(self.places.buffers.values())
 
     def take(self) -> Batch:
         """The next records: instructions, if they begin with some, and then events up to the next instruction."""

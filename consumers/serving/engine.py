@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,15 @@ log = logging.getLogger(__name__)
 PAUSE_S = 0.010
 """Wall seconds between two looks at a log that has little new: a slice of ten events costs hardly more than one."""
 
+WAIT_S = 0.25
+"""Wall seconds in which somebody waits for new records, at most."""
+
 
 class Engine:
     """Answers requests from the state of the log, with the model that a learner keeps fresh.
 
-    Every method is called on the thread of one event loop. Reading, answering and swapping take turns there in small
-    slices; only files are read and written by other threads.
+    Every method is called on the thread of one event loop. Taking in what was read, answering and swapping take turns
+    there in small slices; other threads wait for the broker, and read and write files.
 
     Args:
         spec: tables as in a spec file; `[serve]` as in `ServeSettings`.
@@ -67,6 +71,7 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._answering: asyncio.Task[None] | None = None
         self._closed = False
+        self._reading = ThreadPoolExecutor(1, "reading")  # of one thread: a client is not used by two at once
         run_dir.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -138,7 +143,8 @@ class Engine:
         await self.shelf.keep(self.follower.state_dict())
         if learning is not None:
             await learning
-        await asyncio.to_thread(self.follower.world.close)
+        await asyncio.get_running_loop().run_in_executor(self._reading, self.follower.world.close)
+        self._reading.shutdown()
         await asyncio.to_thread(self.journal.close)
 
     def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -160,6 +166,7 @@ class Engine:
     async def _follow(self) -> None:
         while True:
             try:
+                await asyncio.get_running_loop().run_in_executor(self._reading, self.follower.world.fetch, WAIT_S)
                 count = self.follower.step()
                 self.consumer_says = "reads"
             except BrokerUnavailable as error:

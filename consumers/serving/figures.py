@@ -56,7 +56,7 @@ class Figures:
 
     def _lag(self) -> Part:
         follower, settings = self._engine.follower, self._engine.settings
-        lag = follower.world.lag
+        lag = follower.lag
         if lag is None:
             return Part(False, "not known yet")
         ok = lag <= settings.lag_records and follower.lag_s <= settings.lag_s
@@ -98,7 +98,7 @@ class Figures:
             "policies": follower.meter.read()["policies"],
             "events_per_s": self._rates["events"].read(counts["events"]),
             "requests_per_s": self._rates["requests"].read(counts["requests"]),
-            "lag": {"records": follower.world.lag, "seconds": follower.lag_s},
+            "lag": {"records": follower.lag, "seconds": follower.lag_s},
             "latency_ms": {
                 "event_to_state": follower.to_state.read(50, 95),
                 "event_to_weights": figures.get("event_to_weights_ms") or {"p50": None, "p95": None},

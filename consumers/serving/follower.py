@@ -58,13 +58,14 @@ class Closed:
 
 
 class Follower:
-    """Reads every partition of the topic, in small slices, on the thread of whoever answers.
+    """Takes in what is read of the topic, in small slices, on the thread of whoever answers.
 
     Nothing here writes to the log. A request with a slate opens a decision; reactions close it as they do in a run, so
     rewards are those that the learner sees.
 
     Args:
-        world: the topic, read without a group and without questions before clicks.
+        world: the topic, read without a group and without questions before clicks. Its `fetch` belongs to whoever calls
+            `step`, between two steps; it may take as long as it likes on another thread.
         sessions, catalog: what `world` was built with.
         policies: names that the meter keeps apart.
         recent: decisions kept per user to look at.
@@ -88,6 +89,7 @@ class Follower:
         self.popular = PopularList(catalog)
         self.counts: Counter[str] = Counter()
         self.to_state = Timings()
+        self.lag: int | None = None  # records on the log that are not taken in; None = not known yet
         self.lag_s = 0.0
         self.changed = 0  # grows when rows of the catalogue mean other items
         self._recent_each, self._recent_users = recent, recent_users
@@ -102,14 +104,11 @@ class Follower:
     # --- following -----------------------------------------------------------------------------------------------
 
     def step(self) -> int:
-        """Take in the next slice, waiting for nothing; returns how many events it had.
-
-        Raises:
-            BrokerUnavailable: the broker is gone.
-        """
-        events = self.world.poll(0.0)
+        """Take in the next slice of what was fetched; returns how many events it had."""
+        events = self.world.take()
+        self.lag = self.world.lag
         if events is None or len(events) == 0:
-            self.lag_s = 0.0 if not self.world.lag else self.lag_s
+            self.lag_s = 0.0 if not self.lag else self.lag_s
             return 0
         for wave in events.waves():
             self._wave(wave)
