@@ -299,8 +299,11 @@ class Catalog:
                 f"the checkpoint holds {len(state['ids'])} items but catalog.capacity is {self.capacity}: "
                 "raise catalog.capacity to at least that"
             )
-        self.ids = ["", *state["ids"]]
-        self._row = {"": 0} | {item: row for row, item in enumerate(self.ids) if item}
+        before, self.ids = self.ids, ["", *state["ids"]]
+        known = len(before)
+        if self.ids[:known] != before:
+            known, self._row = 0, {"": 0}
+        self._row.update((item, row) for row, item in enumerate(self.ids[known:], known) if item)
         self.reserve(state["features"].shape[1])
         for name, table in self._tables().items():
             table.fill_(torch.nan if name == "born" else 0)

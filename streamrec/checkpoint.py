@@ -23,6 +23,7 @@ FORMAT = 1
 """Version of the layout below. A reader refuses what is newer than itself."""
 
 _TENSOR = "__tensor__"
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class DamagedCheckpoint(ValueError):
@@ -125,6 +126,8 @@ def _split(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
                 raise TypeError(f"keys of a state must be strings, {path} has {key!r}")
         return {key: _split(value, f"{path}/{key}", tensors) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
+        if _PLAIN.issuperset(map(type, tree)):
+            return list(tree)  # ids of thousands of items
         return [_split(value, f"{path}/{at}", tensors) for at, value in enumerate(tree)]
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
@@ -133,17 +136,11 @@ def _split(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 def _read(path: Path, name: str) -> Any:
     tensors = load_file(path / f"{name}.safetensors")
-    return _join(json.loads((path / f"{name}.json").read_text()), tensors)
 
+    def joined(found: dict[str, Any]) -> Any:
+        return tensors[found[_TENSOR]] if found.keys() == {_TENSOR} else found
 
-def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(tree, dict):
-        if set(tree) == {_TENSOR}:
-            return tensors[tree[_TENSOR]]
-        return {key: _join(value, tensors) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_join(value, tensors) for value in tree]
-    return tree
+    return json.loads((path / f"{name}.json").read_text(), object_hook=joined)
 
 
 def _sha256(path: Path) -> str:

@@ -47,13 +47,15 @@ class ServedModel:
 
     def load(self, version: str, state: State) -> None:
         """Become `version`. `sync` has to follow before `act`."""
-        self.version = version
+        self.version, before = version, self.own.ids
         self.own.load_state_dict(state["catalog"])
         self._receiver.load(state["agent"])
-        self.forget_rows()
+        self._available = torch.zeros(0, dtype=torch.bool)
+        if self.own.ids[: len(before)] != before or not bool(self._in[1 : self._known].all()):
+            self.forget_rows()
 
     def forget_rows(self) -> None:
-        """The service's rows mean other items from now on."""
+        """The service's rows mean other items from now on, or items have got other rows here."""
         self._known = 1
         self._in.zero_()
         self._out.zero_()

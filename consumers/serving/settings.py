@@ -44,7 +44,7 @@ class ServeSettings:
     recent: int = 10
     recent_users: int = 2000
     growth: float = 10.0
-    probe: int = 32
+    probe: int = 16
     retain_s: float = 60.0
     retained: int = 5
     guard_decisions: int = 1000

@@ -112,3 +112,28 @@ def test_scores_are_of_the_policy_that_answered(pair: Any) -> None:
     mine = model.scores(history[:1], slate[:1].flip(1), 1)
     assert mine is not None
     assert torch.allclose(mine.flip(1), scores[:1], atol=1e-5)
+
+
+def test_rows_are_those_of_the_newest_version_whatever_came_before(pair: Any) -> None:
+    """Versions that know the same items, more, fewer, or have them in other rows, while the service hears of more."""
+    agent, _, _, model, here, _ = pair
+    state = served_state(agent)
+    lists = [range(ITEMS), range(ITEMS + 5), range(ITEMS + 5), range(ITEMS - 5), range(ITEMS)[::-1], [3, 50, 51]]
+    for number, items in enumerate(lists):
+        version = Catalog(60)
+        version.see(version.rows([f"i{n}" for n in items]))
+        here.see(here.rows([f"i{ITEMS + number}"]))
+        here.retire(here.rows([f"i{number}"]))
+        fresh = ServedModel(SPLIT, context(store()), 60)
+        for one in (model, fresh):
+            one.load(str(number), {"agent": state, "catalog": version.state_dict()})
+            one.sync(here.ids, here.available)
+        assert meanings(model, here) == meanings(fresh, here)
+        may = {here.ids[row] for row in torch.nonzero(here.available).squeeze(1).tolist()}
+        assert {model.own.ids[row] for row in torch.nonzero(model.own.available).squeeze(1).tolist()} == may
+
+
+def meanings(model: ServedModel, here: Catalog) -> list[tuple[str, str, str]]:
+    """Each item of the service, what it is in the model, and what it comes back as."""
+    mine = model._in[: here.size].tolist()
+    return [(item, model.own.ids[row], here.ids[model._out[row]]) for item, row in zip(here.ids, mine, strict=True)]
