@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from agents.popular import Fade, Popular
 from streamrec.catalog import Catalog
 from streamrec.expiry import among
-from streamrec.explore import allowed, choose, first_choice, offered, pick
+from streamrec.explore import allowed, choose, first_choice, offered, pick, unseen
 from streamrec.ports import State
 from streamrec.records import Decision, History, Transition, rank_within
 
@@ -150,8 +150,8 @@ class ItemKNN:
     def _all(self, items: Tensor, scores: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """Every item of the catalogue as a candidate: what exploration needs. [1, N + 1], [B, N + 1]."""
         rows = torch.arange(self.catalog.size, device=self.device).unsqueeze(0)
-        order = -1.0 - self.popular.ranks().double()
-        wide = order.where(allowed(rows, self.catalog.available, seen), -torch.inf).expand(len(items), -1).clone()
+        available = self.catalog.available[: self.catalog.size].to(self.device).unsqueeze(0)
+        wide = self.popular.order().where(unseen(available, rows, seen), -torch.inf).expand(len(items), -1).clone()
         there = scores > -torch.inf
         at = torch.where(there, items, 0)
         return rows, wide.scatter(1, at, torch.where(there, scores, -torch.inf))

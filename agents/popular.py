@@ -99,8 +99,8 @@ class Popular:
         self.fade = Fade(half_life_s, half_life_clicks)
         self.counts = torch.zeros(catalog.capacity + 1, dtype=torch.float64, device=self.device)
         self.generator = Generator(device).manual_seed(seed)
-        self._ranked = (0, -1, 0)  # what `_ranks` were made from
-        self._ranks = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self._ordered = (0, -1, 0)  # what `_order` was made from
+        self._order = torch.zeros(0, dtype=torch.float64, device=self.device)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -139,17 +139,21 @@ class Popular:
         top = counts.topk(min(n, len(counts)))
         return top.indices[top.values >= 0]
 
-    def ranks(self) -> Tensor:
-        """Place of every row of the catalogue by clicks, 0 = the most, equals by row. [catalog.size] int64.
+    def order(self) -> Tensor:
+        """Scores that fall with the clicks: -1 for the row with the most, -2, ...; equals by row.
 
         Sorted again only after the counts have changed: whoever explores asks for every decision.
+
+        Returns:
+            [catalog.size] float64.
         """
         asked = (self.counts.data_ptr(), self.counts._version, self.catalog.size)
-        if asked != self._ranked:
-            order = torch.argsort(self.counts[: self.catalog.size], descending=True, stable=True)
-            self._ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=self.device))
-            self._ranked = asked
-        return self._ranks
+        if asked != self._ordered:
+            rows = torch.argsort(self.counts[: self.catalog.size], descending=True, stable=True)
+            falling = -1.0 - torch.arange(len(rows), device=self.device, dtype=torch.float64)
+            self._order = torch.empty_like(falling).scatter_(0, rows, falling)
+            self._ordered = asked
+        return self._order
 
     def recycle(self, rows: Tensor) -> None:
         """Forget the clicks on items that are gone."""

@@ -78,24 +78,33 @@ def choose(scores: Tensor, k: int, epsilon: float, generator: Generator) -> tupl
 def _explored(scores: Tensor, best: Tensor, left: Tensor, explores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     """The choices [B, k], and whether each is the best one left, when `explores` says who draws, and `where` which.
 
-    A slot is the best one's as long as nobody has explored above it, which at a small epsilon is most of them.
+    Only draws need one slot after the other. What is the best one left follows from them: of `best`, in order, what was
+    not drawn above, and so many further down as slots above did not draw.
     """
-    k, index, greedy = best.shape[1], best.clone(), torch.ones_like(explores)
-    slots = explores.any(0).nonzero().squeeze(1).tolist()
-    if not slots:
+    index, greedy = best.clone(), torch.ones_like(explores)
+    who = (explores & (left > 0)).any(1).nonzero().squeeze(1)
+    if not len(who):
         return index, greedy
-    rank = (scores > -torch.inf).cumsum(1, dtype=torch.int32)  # [B, C] valid candidates up to and with this one
-    for slot in range(slots[0], k):
-        used = (best.unsqueeze(2) == index[:, :slot].unsqueeze(1)).any(2)
-        pick = first = best.gather(1, (~used).int().argmax(1, keepdim=True)).squeeze(1)
-        if slot in slots:
-            above = index[:, :slot]
-            taken = torch.where(above >= 0, rank.gather(1, above.clamp(min=0)) - 1, NOTHING)
-            drawn = nth_free((where[:, slot] * left[:, slot]).long(), taken)
-            random = torch.searchsorted(rank, (drawn + 1).unsqueeze(1).int()).squeeze(1).clamp(max=scores.shape[1] - 1)
-            pick = torch.where(explores[:, slot], random, first)
-        greedy[:, slot] = pick == first
-        index[:, slot] = torch.where(left[:, slot] > 0, pick, -1)
+    explores, left, best, place = explores[who], left[who], best[who], torch.arange(best.shape[1], device=best.device)
+    count = (scores[who] > -torch.inf).cumsum(1, dtype=torch.int32)  # [n, C] valid candidates up to and with this one
+    ranks = torch.where(best >= 0, count.gather(1, best.clamp(min=0)) - 1, -1)  # of the best, among the valid ones
+    wanted = (where[who] * left).long()
+    drawn = torch.full_like(best, NOTHING)  # rank of what each slot has drawn
+    until = torch.full_like(best, best.shape[1])  # the slot that has drawn each of the best
+    for slot in explores.any(0).nonzero().squeeze(1).tolist():
+        free, chosen = until >= slot, slot - (drawn[:, :slot] < NOTHING).sum(1, keepdim=True)
+        above = free & (free.cumsum(1) <= chosen)
+        number = nth_free(wanted[:, slot], torch.cat([ranks.masked_fill(~above, NOTHING), drawn[:, :slot]], dim=1))
+        drawn[:, slot] = number.where(explores[:, slot] & (left[:, slot] > 0), NOTHING)
+        until.masked_fill_(ranks == drawn[:, slot : slot + 1], slot)
+    draws = drawn < NOTHING
+    free = until.unsqueeze(1) >= place.unsqueeze(1)  # [n, slot, place among the best]
+    nth = place + 1 - (draws.cumsum(1) - draws.long())
+    first = best.gather(1, (free & (free.cumsum(2) == nth.unsqueeze(2))).int().argmax(2))
+    random = torch.searchsorted(count, (drawn + 1).int()).clamp(max=scores.shape[1] - 1)
+    pick = torch.where(draws, random, first)
+    greedy[who] = pick == first
+    index[who] = pick.masked_fill(left <= 0, -1)
     return index, greedy
 
 

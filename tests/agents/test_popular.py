@@ -64,8 +64,8 @@ def test_ranks_follow_whatever_changes_the_counts() -> None:
         lambda: agent.catalog.rows(["new"]),
     ):
         change()
-        assert agent.ranks().tolist() == expected().tolist()
-        assert agent.ranks() is agent.ranks()
+        assert (-1 - agent.order()).tolist() == expected().tolist()
+        assert agent.order() is agent.order()
 
 
 def test_seen_items_give_way_to_the_next_popular_ones() -> None:
