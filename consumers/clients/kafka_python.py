@@ -183,6 +183,7 @@ def connect_producer(
     timeout_s: float = SEND_TIMEOUT_S,
     settings: ClientSettings | None = None,
     idempotent: bool = True,
+    linger_ms: int = 5,
 ) -> KafkaProducer:
     """A producer that loses nothing and keeps the order (acks=all).
 
@@ -193,13 +194,14 @@ def connect_producer(
         settings: how to connect.
         idempotent: nothing is doubled either, until the broker forgets whom it had heard what from: then it refuses
             everything (OutOfOrderSequenceNumber), for good. Who must outlive that and may be read twice says False.
+        linger_ms: how long a record waits for others to go with.
 
     Raises:
         BrokerUnavailable: nobody speaks Kafka at `servers`, or not with these settings.
     """
     settings = settings or ClientSettings()
     options: dict[str, Any] = {
-        "linger_ms": 5,
+        "linger_ms": linger_ms,
         "batch_size": batch_bytes,
         "compression_type": "lz4",
         "delivery_timeout_ms": int(1000 * timeout_s),

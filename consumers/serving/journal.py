@@ -58,7 +58,8 @@ class Journal:
         self.says = "nothing was appended yet"
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._posted: list[wire.Event] = []  # not sent yet
-        self._producer = connect_producer(servers, timeout_s=ack_s, settings=settings, idempotent=False)
+        # What is appended together is sent at once, and somebody waits for it.
+        self._producer = connect_producer(servers, timeout_s=ack_s, settings=settings, idempotent=False, linger_ms=1)
         self._producer.partitions_for(topic)  # fetches what the first append would wait for
 
     def post(self, event: wire.Event) -> None:
