@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -129,6 +130,32 @@ def test_a_recorded_topic_is_cut_into_the_same_batches_after_any_restart(
         again.seek(json.loads(json.dumps(place)))  # as a checkpoint would keep it
         assert [rows(events, again) for events in read_all(again)] == [batch for batch in whole[2 * at + 1 :] if batch]
         assert again.events_consumed == 1000
+        again.close()
+
+
+@both
+def test_another_thread_may_wait_for_what_is_taken_here(broker: EmbeddedBroker, topic: str, open_world: Open) -> None:
+    """As a service reads: also a position told meanwhile is one to go on from."""
+    sent = clicks(240)
+    world = open_world(batch=50, follow=True)
+    got: list[tuple[object, ...]] = []
+    places: dict[int, State] = {}
+    with ThreadPoolExecutor(1) as reading:
+        fetching = reading.submit(world.fetch, 10.0)
+        for first in range(0, len(sent), 80):
+            send(broker.address, topic, sent[first : first + 80])
+            while len(got) < first + 80:
+                places[len(got)] = copy_of(world.position())
+                fetching.result(20.0)
+                events = world.take()
+                got += [] if events is None else rows(events, world)
+                fetching = reading.submit(world.fetch, 0.1)
+        fetching.result(20.0)
+    assert [row[2:4] for row in got] == [(int(Kind.CLICK), event.time) for event in sent]
+    for count, place in list(places.items())[::2]:
+        again = open_world(batch=50, follow=True)
+        again.seek(place)
+        assert rows(drain(again, len(sent) - count), again) == got[count:]
         again.close()
 
 
