@@ -164,9 +164,11 @@ class Engine:
     # --- the log -------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
+        loop, fetch = asyncio.get_running_loop(), self.follower.world.fetch
         while True:
+            wait = PAUSE_S if self.follower.lag is None else WAIT_S  # how far behind it is must be known soon
             try:
-                await asyncio.get_running_loop().run_in_executor(self._reading, self.follower.world.fetch, WAIT_S)
+                await loop.run_in_executor(self._reading, fetch, wait)
                 count = self.follower.step()
                 self.consumer_says = "reads"
             except BrokerUnavailable as error:
