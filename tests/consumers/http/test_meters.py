@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
@@ -105,7 +106,10 @@ def test_meters_do_not_share_their_registry() -> None:
 @pytest.mark.kafka
 def test_the_real_engine_has_every_figure(http: httpx.Client) -> None:
     http.post("/v1/recommend", json={"user": "u"})
-    answer = http.get("/metrics")
+    deadline = time.monotonic() + 10
+    while "streamrec_lag_records" not in (answer := http.get("/metrics")).text:
+        assert time.monotonic() < deadline, "how far behind it is was never known"
+        time.sleep(0.02)
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     families = {family.name for family in text_string_to_metric_families(answer.text)}
     # Nobody learns here and no model serves: their figures would be inventions.
