@@ -67,6 +67,7 @@ class Engine:
         self.learner: Learner | None = None
         self.restored = False
         self.consumer_says = "not started"
+        self.reading_since = time.monotonic()  # when the log was asked for more
         self._wants_learner = learner
         self._tasks: list[asyncio.Task[None]] = []
         self._answering: asyncio.Task[None] | None = None
@@ -164,11 +165,12 @@ class Engine:
     # --- the log -------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        loop, fetch = asyncio.get_running_loop(), self.follower.world.fetch
+        loop, world = asyncio.get_running_loop(), self.follower.world
         while True:
             wait = PAUSE_S if self.follower.lag is None else WAIT_S  # how far behind it is must be known soon
+            self.reading_since = time.monotonic()
             try:
-                await loop.run_in_executor(self._reading, fetch, wait)
+                await loop.run_in_executor(self._reading, world.fetch, wait)
                 count = self.follower.step()
                 self.consumer_says = "reads"
             except BrokerUnavailable as error:

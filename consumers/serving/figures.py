@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 NEEDED = ("model", "state", "consumer", "lag", "producer")
 """Parts without which requests should go elsewhere. Without a learner the model ages, but answers."""
 
+STUCK_S = 10.0
+"""A client that takes this long to say what there is does not read any more."""
+
 AHEAD_S = 300.0
 """An event this far in the future is told of: somebody's clock is wrong."""
 
@@ -51,7 +54,9 @@ class Figures:
         return Part(True, f"{held} users, {len(follower.catalog)} items")
 
     def _consumer(self) -> Part:
-        says = self._engine.consumer_says
+        says, waits = self._engine.consumer_says, time.monotonic() - self._engine.reading_since
+        if waits > STUCK_S:
+            return Part(False, f"the Kafka client was asked for records {waits:.0f} s ago and has not come back")
         return Part(says == "reads", says)
 
     def _lag(self) -> Part:

@@ -24,7 +24,7 @@ from streamrec.bench.kept import Kept
 from streamrec.bench.page import write_page
 from streamrec.build import BadSpec
 
-SHORT = 50
+SHORT = 100
 """How much shorter the runs of the short form are."""
 
 FIRST = 100
@@ -60,7 +60,7 @@ def run(
         out: directory of this benchmark; runs found in it are kept.
         names: arenas, shipped or files; none = all that are shipped and `ready`.
         seeds: seeds per agent, from `FIRST` on.
-        short: runs a fiftieth as long, for a check that everything works; its figures mean nothing.
+        short: runs a hundredth as long, for a check that everything works; its figures mean nothing.
         jobs: processes at a time.
         say: told about progress.
 

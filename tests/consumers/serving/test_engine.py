@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from consumers import wire
 from consumers.broker import BrokerUnavailable, EmbeddedBroker
 from consumers.kafka import KafkaWorld
+from consumers.serving import figures
 from consumers.serving.engine import Engine
 from consumers.serving.types import Ask, BadAsk, ItemInfo, UnknownModel
 from streamrec import checkpoint
@@ -445,6 +447,24 @@ def test_without_a_broker_answers_go_on_and_appends_are_refused(tmp_path: Path) 
         asyncio.run(work(stage))
         stage.close()
     close_forgotten_sockets()
+
+
+def test_a_client_that_does_not_come_back_is_told_of(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+
+    async def work() -> None:
+        async with stage.engine() as engine:
+            await until(lambda: engine.health().parts["consumer"].ok)
+            monkeypatch.setattr(figures, "STUCK_S", 0.5)
+            monkeypatch.setattr(KafkaWorld, "fetch", lambda world, wait_s: held.wait(20.0))
+            await until(lambda: not engine.health().parts["consumer"].ok)
+            assert "has not come back" in engine.health().parts["consumer"].says
+            assert (await engine.recommend(ask())).fallback == "no_model", "answers go on"
+            held.set()
+            monkeypatch.undo()
+            await until(lambda: engine.health().parts["consumer"].ok)
+
+    asyncio.run(work())
 
 
 def close_forgotten_sockets() -> None:
