@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+LARGE = 1 << 14
+"""Numbers in a weight matrix from which on oneDNN is asked."""
+
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
@@ -19,8 +22,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Torch multiplies float32 matrices with MKL, which runs AVX2 code on processors that are not Intel's; oneDNN, which
     torch ships as well and uses for convolutions, generates code for what is there: on an AMD EPYC with AVX-512 it
     made 210 to 240 GFLOP/s per core where MKL made 100. Both compute in float32 throughout.
+
+    oneDNN keeps its code and up to some megabytes of working memory for each of the last 1,024 shapes. A stream has all
+    numbers of rows there are, so small weights, which gain little, are left to MKL.
     """
-    if _ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() == 0:
+    if _ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32 or weight.numel() < LARGE or not len(x):
         return F.linear(x, weight, bias)
     out: Tensor = _ONEDNN(x, weight, bias, "none", [], "")
     return out
