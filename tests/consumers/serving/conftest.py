@@ -54,7 +54,7 @@ class Learns:
         self.loop = self.experiment.loop
         self.publisher = Publisher(run_dir / "models", 0.0, keep=8)
 
-    def read(self, events: int, seconds: float = 20.0) -> None:
+    def read(self, events: int, seconds: float = 90.0) -> None:
         """Learn until `events` events have been taken in."""
         deadline = time.monotonic() + seconds
         while self.loop.world.events_consumed < events:
@@ -109,7 +109,7 @@ def stage(broker: EmbeddedBroker, tmp_path: Path) -> Iterator[Stage]:
     made.close()
 
 
-async def until(what: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(what: Callable[[], object], seconds: float = 90.0) -> None:
     """Wait until `what` is true."""
     deadline = time.monotonic() + seconds
     while not what():

@@ -94,7 +94,7 @@ def service(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def _await_models(running: Running, least: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200  # the learner gives way to everybody else on the machine
     with running.client() as http:
         while len(http.get("/v1/models").json()["models"]) < least:
             assert time.monotonic() < deadline, http.get("/readyz").text
