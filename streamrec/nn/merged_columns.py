@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from streamrec.nn.products import linear, product
+from streamrec.nn.products import linear, over_rows, product
 
 Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """scores [B, C], positive [B] -> the sum of the loss over the rows, and its gradient [B, C]."""
@@ -63,7 +63,7 @@ class _Loss(torch.autograd.Function):
         # The scale goes to the narrow side of each product.
         return (
             product(at_scores, vectors).mul_(scale),
-            product(at_scores.t(), hidden * scale),
+            over_rows(at_scores, hidden * scale),
             at_scores.sum(0).mul_(scale),
             None,
             None,

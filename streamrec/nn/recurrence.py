@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from streamrec.nn.products import linear, product
+from streamrec.nn.products import linear, over_rows, product
 
 
 def gru(
@@ -114,6 +114,6 @@ class _Recurrence(torch.autograd.Function):
                 if goes_on is not None:
                     carried.mul_(goes_on[first:end])
             end = first
-        at_weight, at_bias = product(inner.t(), before), inner.sum(0)
+        at_weight, at_bias = over_rows(inner, before), inner.sum(0)
         at_gates = torch.cat([inner[:, : 2 * width], last], dim=1)
         return at_gates, at_weight, at_bias, None, None, None, None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from streamrec.nn.products import linear, product
+from streamrec.nn.products import linear, over_rows, product
 
 SCORES_AT_ONCE = 262_144
 """Scores held at a time (1 MiB of float32): more than that leaves the cache of a core."""
@@ -97,7 +97,7 @@ class _Whole(torch.autograd.Function):
             part, gradient = slope(scores, positive[rows], None)
             total += part
             at_hidden[rows] = product(gradient, vectors)
-            at_vectors += product(gradient.t(), hidden[rows])
+            at_vectors += over_rows(gradient, hidden[rows])
             at_bias += gradient.sum(0)
         ctx.save_for_backward(at_hidden, at_vectors, at_bias)
         ctx.rows = many = len(hidden)
@@ -136,7 +136,7 @@ class _Sampled(torch.autograd.Function):
             at_own[rows] = gradient[:, 0]
             gradient = gradient[:, 1:]
             at_hidden[rows] = product(gradient, vectors)
-            at_vectors += product(gradient.t(), hidden[rows])
+            at_vectors += over_rows(gradient, hidden[rows])
             at_bias += gradient.sum(0)
         ctx.save_for_backward(at_hidden, at_own, at_vectors, at_bias)
         ctx.rows = many = len(hidden)
