@@ -194,8 +194,8 @@ class KafkaWorld:
     def fetch(self, wait_s: float) -> None:
         """Bring records for `take`, waiting up to `wait_s` for the first ones.
 
-        With `take` instead of `poll`, waiting and reading can be left to another thread: nothing but `position` may be
-        called meanwhile.
+        With `take` instead of `poll`, waiting and reading can be left to another thread. Meanwhile counters may be read
+        and `position` called, nothing else.
 
         Raises:
             BrokerUnavailable: an earlier decision or dead letter could not be sent.
@@ -204,7 +204,11 @@ class KafkaWorld:
         self._log.fetch(0.0 if self._log.holds() else wait_s)
 
     def take(self) -> Events | None:
-        """The next events of what was fetched; None once every partition has ended."""
+        """The next events of what was fetched; None once every partition has ended.
+
+        Raises:
+            BrokerUnavailable: a message cannot be buried, or a topic that was made anew cannot be asked for its id.
+        """
         if why := self._log.wiped():
             self._identity = self._identify()
             self._start_over(why)

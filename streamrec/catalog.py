@@ -299,6 +299,7 @@ class Catalog:
                 f"the checkpoint holds {len(state['ids'])} items but catalog.capacity is {self.capacity}: "
                 "raise catalog.capacity to at least that"
             )
+        # Versions of a model that is being served come once a second and mostly add to the items: no new dictionary.
         before, self.ids = self.ids, ["", *state["ids"]]
         known = len(before)
         if self.ids[:known] != before:

@@ -104,7 +104,11 @@ class Follower:
     # --- following -----------------------------------------------------------------------------------------------
 
     def step(self) -> int:
-        """Take in the next slice of what was fetched; returns how many events it had."""
+        """Take in the next slice of what was fetched; returns how many events it had.
+
+        Raises:
+            BrokerUnavailable: see `KafkaWorld.take`.
+        """
         events = self.world.take()
         self.lag = self.world.lag
         if events is None or len(events) == 0:

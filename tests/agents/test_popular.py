@@ -49,7 +49,7 @@ def test_old_clicks_fade_with_clicks_when_time_stands_still() -> None:
     assert agent.act(history([[]])).slate.tolist() == [[2, 1]]
 
 
-def test_ranks_follow_whatever_changes_the_counts() -> None:
+def test_order_follows_whatever_changes_the_counts() -> None:
     agent = Popular(catalog(6), 2)
 
     def expected() -> Tensor:
