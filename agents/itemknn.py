@@ -132,8 +132,8 @@ class ItemKNN:
         if self.power or self.shrink:
             norm = (self.counts[recent].double().unsqueeze(2) * self.counts[items]).pow(self.power)
             similar /= (norm + self.shrink * self.fade.unit).clamp(min=1e-30)
-        share = self.popular.counts / self.popular.counts.max().clamp(min=1e-30)
-        return similar * (1.0 + 1e-6 * share[items])
+        share = self.popular.counts[items] / self.popular.counts.max().clamp(min=1e-30)
+        return similar * (1.0 + 1e-6 * share)
 
     def _filled(self, items: Tensor, scores: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """The best K of the candidates, and behind them popular items that are not among these."""

@@ -59,10 +59,10 @@ class Split:
         member = self.member(history.key)
         parts, rows = [], []
         for at, agent in enumerate(self.agents.values()):
-            if len(history) == 1 and int(member) == at:
-                return self._numbered(agent.act(history), at)
             mine = torch.nonzero(member == at).squeeze(1)
-            if len(mine) or (at == 0 and len(history) == 0):
+            if len(mine) == len(history):
+                return self._numbered(agent.act(history), at)
+            if len(mine):
                 parts.append(self._numbered(agent.act(history[mine]), at))
                 rows.append(mine)
         return Decision.cat(parts)[torch.argsort(torch.cat(rows))]

@@ -128,7 +128,9 @@ class Supervised:
     def act(self, history: History) -> Decision:
         """The K available items with the highest scores, best first; 0 where fewer are available."""
         rows = max(1, SCORES_AT_ONCE // self.catalog.size)
-        parts = [self._decide(history[start : start + rows]) for start in range(0, max(len(history), 1), rows)]
+        if len(history) <= rows:
+            return self._decide(history)
+        parts = [self._decide(history[start : start + rows]) for start in range(0, len(history), rows)]
         return Decision.cat(parts)
 
     def _decide(self, history: History) -> Decision:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from streamrec.records import History
+
+FEW = 8
+"""Rows that are sooner explored one by one."""
 
 NOTHING = 1 << 30
 """Rank that no candidate has."""
@@ -69,26 +73,51 @@ def choose(scores: Tensor, k: int, epsilon: float, generator: Generator) -> tupl
     coin, where = torch.rand(2, len(scores), k, generator=generator, device=scores.device, dtype=torch.float64)
     count = (scores > -torch.inf).sum(1, dtype=torch.int32)
     left = count.unsqueeze(1) - torch.arange(k, dtype=torch.int32, device=scores.device)  # [B, k]
-    index, greedy = _explored(scores, best, left, coin < epsilon, where)
+    index, greedy = best, torch.ones_like(coin, dtype=torch.bool)
+    explores = coin < epsilon
+    who = explores.any(1).nonzero().squeeze(1)
+    if len(who):
+        explored = _few_explored if len(who) <= FEW and scores.is_cpu else _explored
+        index[who], greedy[who] = explored(scores[who], best[who], left[who], explores[who], where[who])
     share = epsilon / left.clamp(min=1)
     propensity = torch.where(greedy, 1.0 - epsilon + share, share)
     return index, torch.where(left > 0, propensity.log(), 0.0)
 
 
+def _few_explored(scores: Tensor, best: Tensor, left: Tensor, explores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """The choices [B, k], and whether each is the best one left, when `explores` says who draws, and `where` which."""
+    index, greedy = [], []
+    columns = (best.numpy(), left.tolist(), explores.tolist(), where.tolist())
+    for row, order, free, draws, place in zip(scores.numpy(), *columns, strict=True):
+        valid = np.flatnonzero(row > -np.inf)
+        ranks = np.searchsorted(valid, order).tolist()  # of the best, among the valid ones
+        picks: list[int] = []  # ranks
+        firsts = []
+        for slot in range(min(len(valid), len(draws))):
+            firsts.append(next(rank for rank in ranks if rank not in picks))
+            if not draws[slot]:
+                picks.append(firsts[-1])
+                continue
+            pick = int(place[slot] * free[slot])
+            for rank in sorted(picks):
+                pick += rank <= pick
+            picks.append(pick)
+        none = len(draws) - len(picks)
+        index.append([*valid[picks].tolist(), *[-1] * none])
+        greedy.append([pick == first for pick, first in zip(picks, firsts, strict=True)] + [True] * none)
+    return torch.tensor(index), torch.tensor(greedy)
+
+
 def _explored(scores: Tensor, best: Tensor, left: Tensor, explores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """The choices [B, k], and whether each is the best one left, when `explores` says who draws, and `where` which.
+    """`_few_explored` for many rows at once.
 
     Only draws need one slot after the other. What is the best one left follows from them: of `best`, in order, what was
     not drawn above, and so many further down as slots above did not draw.
     """
-    index, greedy = best.clone(), torch.ones_like(explores)
-    who = (explores & (left > 0)).any(1).nonzero().squeeze(1)
-    if not len(who):
-        return index, greedy
-    explores, left, best, place = explores[who], left[who], best[who], torch.arange(best.shape[1], device=best.device)
-    count = (scores[who] > -torch.inf).cumsum(1, dtype=torch.int32)  # [n, C] valid candidates up to and with this one
+    place = torch.arange(best.shape[1], device=best.device)
+    count = (scores > -torch.inf).cumsum(1, dtype=torch.int32)  # [n, C] valid candidates up to and with this one
     ranks = torch.where(best >= 0, count.gather(1, best.clamp(min=0)) - 1, -1)  # of the best, among the valid ones
-    wanted = (where[who] * left).long()
+    wanted = (where * left).long()
     drawn = torch.full_like(best, NOTHING)  # rank of what each slot has drawn
     until = torch.full_like(best, best.shape[1])  # the slot that has drawn each of the best
     for slot in explores.any(0).nonzero().squeeze(1).tolist():
@@ -103,9 +132,7 @@ def _explored(scores: Tensor, best: Tensor, left: Tensor, explores: Tensor, wher
     first = best.gather(1, (free & (free.cumsum(2) == nth.unsqueeze(2))).int().argmax(2))
     random = torch.searchsorted(count, (drawn + 1).int()).clamp(max=scores.shape[1] - 1)
     pick = torch.where(draws, random, first)
-    greedy[who] = pick == first
-    index[who] = pick.masked_fill(left <= 0, -1)
-    return index, greedy
+    return pick.masked_fill(left <= 0, -1), pick == first
 
 
 def plackett_luce(scores: Tensor, k: int, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:

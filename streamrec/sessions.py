@@ -231,7 +231,9 @@ class SessionStore:
         """What `read` will say once requests of `rows` [B] at `time` [B], of `session` [B] (0 = unnamed), are taken."""
         history = self.read(rows, time)
         cut = torch.where(session != 0, session != self._session[rows], time - self._last[rows] > self.gap_s)
-        history.in_session[cut], history.pages[cut], history.page_kinds[cut] = 0, 0, 0
+        history.in_session.masked_fill_(cut, 0)
+        if history.pages.shape[1]:
+            history.pages[cut], history.page_kinds[cut] = 0, 0
         return history
 
     # --- one wave ----------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 POPULAR = "popular"
 """Policy of the answers no model gave."""
 
+NOTHING = torch.zeros(0, dtype=torch.int64)
+"""Rows that a request hides when it names none."""
+
 ON_THEIR_WAY_S = 0.001
 """Wall seconds in which answers get to their sockets before the shadow is asked."""
 
@@ -182,7 +185,7 @@ class Answers:
         rows = self._follower.sessions.rows([one.ask.user for one in batch]).tolist()
         for one, row in zip(batch, rows, strict=True):
             one.row = row
-            one.without = catalog.find(sorted(set(one.ask.exclude)))
+            one.without = catalog.find(sorted(set(one.ask.exclude))) if one.ask.exclude else NOTHING
             if one.ask.candidates:
                 among = torch.tensor(list(dict.fromkeys(catalog.find(one.ask.candidates).tolist())))
                 one.among = among[(among > 0) & ~torch.isin(among, one.without)]

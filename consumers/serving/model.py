@@ -98,7 +98,10 @@ class ServedModel:
     @contextmanager
     def _hiding(self, without: Tensor | None) -> Iterator[None]:
         """Nothing shows these rows of the service meanwhile."""
-        hidden = self._in[:0] if without is None else self._in[without]
+        if without is None or not len(without):
+            yield
+            return
+        hidden = self._in[without]
         before = self.own.available[hidden]
         self.own.available[hidden] = False
         try:
@@ -147,7 +150,8 @@ class ServedModel:
 
     def _history(self, history: History) -> History:
         columns = {name: getattr(history, name) for name in ("items", "skipped", "pages", "offer")}
-        return replace(history, **{name: self._in[column.long()].to(column.dtype) for name, column in columns.items()})
+        mine = {n: self._in[column.long()].to(column.dtype) for n, column in columns.items() if column.numel()}
+        return replace(history, **mine)
 
 
 def member(agent: Agent, policy: int) -> Agent:

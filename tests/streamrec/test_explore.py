@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+from streamrec import explore
 from streamrec.explore import NOTHING, allowed, choose, nth_free, offered, plackett_luce, without_repeats
 from streamrec.records import History
 
@@ -106,6 +107,27 @@ def test_slots_without_a_candidate_are_certainly_empty(epsilon: float, width: in
 def test_no_rows_are_fine(epsilon: float) -> None:
     index, slot_logp = choose(torch.zeros(0, 5), 3, epsilon, random())
     assert index.shape == slot_logp.shape == (0, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scores=st.lists(
+        st.lists(st.one_of(st.just(-math.inf), st.floats(-2, 2, width=32)), min_size=6, max_size=6),
+        min_size=1,
+        max_size=5,
+    ),
+    k=st.integers(1, 8),
+    epsilon=st.sampled_from([0.2, 0.7, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_few_rows_explore_as_many_do(scores: list[list[float]], k: int, epsilon: float, seed: int) -> None:
+    of = torch.tensor(scores)
+    few = choose(of, k, epsilon, Generator().manual_seed(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explore, "FEW", 0)
+        many = choose(of, k, epsilon, Generator().manual_seed(seed))
+    assert torch.equal(few[0], many[0])
+    assert torch.equal(few[1], many[1])
 
 
 def test_refuses_what_is_no_probability_and_no_temperature() -> None:
