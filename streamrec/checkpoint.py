@@ -30,11 +30,19 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint that must not be used, with the reason."""
 
 
-def save(folder: Path, state: State, number: int, keep: int = 3) -> Path:
+def save(folder: Path, state: State, number: int, keep: int = 3, durable: bool = True) -> Path:
     """Write `state` as checkpoint `number` into `folder`, all or nothing, and drop all but the newest `keep`.
 
     Each top-level entry becomes `<name>.safetensors` and `<name>.json`. Files are written under a temporary name and
     fsynced before the directory is renamed into place, so a crash leaves the checkpoints before it untouched.
+
+    Args:
+        folder: made if it is not there.
+        state: tensors, numbers, strings, and lists and dictionaries of them.
+        number: of the checkpoint, in the name of its directory.
+        keep: how many are left in the folder.
+        durable: False = not fsynced: half of the time, and a power failure may damage the checkpoints of the last
+            minute, which their hashes tell.
 
     Returns:
         the checkpoint's directory.
@@ -54,12 +62,12 @@ def save(folder: Path, state: State, number: int, keep: int = 3) -> Path:
             hashes[file] = _sha256(temporary / file)
     manifest = {"format": FORMAT, "streamrec": __version__, "torch": torch.__version__, "sha256": hashes}
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    for path in temporary.iterdir():
+    for path in (*temporary.iterdir(), temporary) if durable else ():
         _fsync(path)
-    _fsync(temporary)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
-    _fsync(folder)
+    if durable:
+        _fsync(folder)
     for old in _existing(folder)[:-keep]:
         shutil.rmtree(old)
     return final

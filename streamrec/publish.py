@@ -88,7 +88,8 @@ class Publisher:
         else:
             self._number += 1
             try:
-                checkpoint.save(self.folder, state, self._number, self.keep)
+                # Another one follows in a second: none is worth waiting for the disk.
+                checkpoint.save(self.folder, state, self._number, self.keep, durable=False)
                 self.published += 1
             except OSError as error:
                 self.refused += 1
