@@ -41,8 +41,8 @@ def save(folder: Path, state: State, number: int, keep: int = 3, durable: bool =
         state: tensors, numbers, strings, and lists and dictionaries of them.
         number: of the checkpoint, in the name of its directory.
         keep: how many are left in the folder.
-        durable: False = not fsynced: half of the time, and a power failure may damage the checkpoints of the last
-            minute, which their hashes tell.
+        durable: False = not fsynced, in half of the time: a power failure may damage the checkpoints of the last
+            minute, which the hashes tell.
 
     Returns:
         the checkpoint's directory.

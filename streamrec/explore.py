@@ -88,8 +88,8 @@ def _few_explored(scores: Tensor, best: Tensor, left: Tensor, explores: Tensor, 
     """The choices [B, k], and whether each is the best one left, when `explores` says who draws, and `where` which."""
     index, greedy = [], []
     columns = (best.numpy(), left.tolist(), explores.tolist(), where.tolist())
-    for row, order, free, draws, place in zip(scores.numpy(), *columns, strict=True):
-        valid = np.flatnonzero(row > -np.inf)
+    for mask, order, free, draws, place in zip((scores > -torch.inf).numpy(), *columns, strict=True):
+        valid = np.flatnonzero(mask)
         ranks = np.searchsorted(valid, order).tolist()  # of the best, among the valid ones
         picks: list[int] = []  # ranks
         firsts = []
