@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import socket
 import threading
 import time
 from pathlib import Path
@@ -429,7 +427,6 @@ def test_a_killed_service_reads_again_what_came_after_its_snapshot(stage: Stage)
     together(work)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_without_a_broker_answers_go_on_and_appends_are_refused(tmp_path: Path) -> None:
     async def work(stage: Stage) -> None:
         async with stage.engine(ack_s=1.0) as engine:
@@ -446,7 +443,6 @@ def test_without_a_broker_answers_go_on_and_appends_are_refused(tmp_path: Path) 
         stage = Stage(own, tmp_path / "run")
         asyncio.run(work(stage))
         stage.close()
-    close_forgotten_sockets()
 
 
 def test_a_client_that_does_not_come_back_is_told_of(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,18 +461,3 @@ def test_a_client_that_does_not_come_back_is_told_of(stage: Stage, monkeypatch: 
             await until(lambda: engine.health().parts["consumer"].ok)
 
     asyncio.run(work())
-
-
-def close_forgotten_sockets() -> None:
-    """kafka-python never closes the sockets of attempts to connect that failed: some say so here, the rest never."""
-    gc.collect()
-    for one in gc.get_objects():
-        if type(one) is socket.socket and one.fileno() >= 0 and not listens(one):
-            try:
-                one.getpeername()
-            except OSError:
-                one.close()
-
-
-def listens(one: socket.socket) -> bool:
-    return one.family != socket.AF_INET or one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
