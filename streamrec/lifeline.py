@@ -14,8 +14,12 @@ _VARIABLE = "STREAMREC_LIFELINE"
 
 
 def tie_to_parent() -> None:
-    """In a child started by `start`: interrupt this process once standard input ends, as it does with the parent."""
+    """In a child started by `start`: interrupt this process once standard input ends, as it does with the parent.
+
+    What a script starts in the background ignores interrupts, and so would its children; this one heeds them.
+    """
     if os.environ.pop(_VARIABLE, None):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Thread(target=_wait_for_end, name="lifeline", daemon=True).start()
 
 
@@ -42,14 +46,15 @@ def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def stop(child: subprocess.Popen[bytes], patience_s: float = 30.0) -> int:
-    """Ask a child to end as Ctrl-C would, wait, and end it the hard way if it does not. Returns its exit code."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGINT)
+    """Ask a child to end as Ctrl-C would, wait, and end it the hard way if it does not. Returns its exit code.
+
+    The end of its standard input is what asks: unlike a signal it waits for a child that has hardly begun.
+    """
+    if child.stdin is not None:
+        child.stdin.close()
     try:
         child.wait(patience_s)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-    if child.stdin is not None:
-        child.stdin.close()
     return child.returncode

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamrec import lifeline
 
 CHILD = "import sys, streamrec.lifeline as l; l.tie_to_parent(); import time; print('up', flush=True); time.sleep(60)"
 PARENT = f"""
-import os, subprocess, sys
+import os, signal, subprocess, sys
+if sys.argv[1] == "background":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what a script starts with &
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.PIPE,
                          start_new_session=True, env={{**os.environ, "STREAMREC_LIFELINE": "1"}})
 print(child.pid, flush=True)
@@ -22,17 +30,29 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_child_ends_with_its_parent_even_if_that_is_killed() -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+@pytest.mark.parametrize("where", ["terminal", "background"])
+def test_a_child_ends_with_its_parent_even_if_that_is_killed(where: str) -> None:
+    command = [sys.executable, "-c", PARENT, where]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     assert parent.stdout.readline() == b"up\n"
     assert alive(pid)
     parent.kill()
-    parent.communicate()
+    parent.wait()
     deadline = time.monotonic() + 10
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(pid)
+    parent.communicate()
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
+def test_a_child_that_has_hardly_begun_is_asked_and_not_killed(handler: Any, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        child = lifeline.start(["train", "--run-dir", str(tmp_path / "run")], tmp_path / "log")
+        code = lifeline.stop(child, 60.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code != -signal.SIGKILL, (tmp_path / "log").read_text()
