@@ -134,12 +134,18 @@ def _split(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
                 raise TypeError(f"keys of a state must be strings, {path} has {key!r}")
         return {key: _split(value, f"{path}/{key}", tensors) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        if _PLAIN.issuperset(map(type, tree)):
-            return list(tree)  # ids of thousands of items
+        if all(_is_plain(value) for value in tree):
+            return tree  # ids of thousands of items, or thousands of short records
         return [_split(value, f"{path}/{at}", tensors) for at, value in enumerate(tree)]
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise TypeError(f"{path} is a {type(tree).__name__}; a state holds tensors, numbers, strings, lists and dicts")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is JSON as it is: a number, a text, or a list of them."""
+    kind = type(value)
+    return kind in _PLAIN or (kind is list and _PLAIN.issuperset(map(type, value)))
 
 
 def _dumps(plain: Any) -> str:
