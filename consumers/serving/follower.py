@@ -6,8 +6,8 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,8 +28,7 @@ OTHERS = "others"
 """Policy of requests on the topic that say none, or one this service does not know."""
 
 
-@dataclass
-class Shown:
+class Shown(msgspec.Struct, array_like=True):
     """One decision on the log that showed something. `reward` is None while it is open."""
 
     decision: int
@@ -39,6 +38,21 @@ class Shown:
     policy: str
     model: str
     reward: float | None = None
+
+
+class Followed(msgspec.Struct, array_like=True):
+    """The decisions of a snapshot."""
+
+    open: dict[int, Shown]  # by number in the session store
+    recent: dict[str, list[Shown]]  # by user
+
+    def packed(self) -> Tensor:
+        """[bytes] uint8: as JSON, tens of thousands of them would keep the interpreter from who answers meanwhile."""
+        return torch.frombuffer(bytearray(msgspec.msgpack.encode(self)), dtype=torch.uint8)
+
+    @classmethod
+    def unpacked(cls, saved: Tensor) -> Followed:
+        return msgspec.msgpack.decode(saved.numpy().tobytes(), type=cls)
 
 
 @dataclass
@@ -295,8 +309,7 @@ class Follower:
                 "counts": dict(self.counts),
                 "seen": torch.from_numpy(self._seen[:size].copy()),
                 "last_seen": torch.from_numpy(self._last_seen[:size].copy()),
-                "open": {str(number): _plain(shown) for number, shown in self._open.items()},
-                "recent": {user: [_plain(shown) for shown in mine] for user, mine in self._recent.items()},
+                "shown": Followed(self._open, {user: list(mine) for user, mine in self._recent.items()}).packed(),
             },
         }
 
@@ -310,11 +323,11 @@ class Follower:
         self.counts = Counter(mine["counts"])
         self._seen[: len(mine["seen"])] = mine["seen"].numpy()
         self._last_seen[: len(mine["last_seen"])] = mine["last_seen"].numpy()
-        self._open = OrderedDict((int(number), Shown(*shown)) for number, shown in mine["open"].items())
+        followed = Followed.unpacked(mine["shown"])
+        self._open = OrderedDict(followed.open)
         by_decision = {shown.decision: shown for shown in self._open.values()}
-        for user, shown_to in mine["recent"].items():
-            again = (Shown(*shown) for shown in shown_to)
-            self._recent[user] = deque((by_decision.get(s.decision, s) for s in again), self._recent_each)
+        for user, shown_to in followed.recent.items():
+            self._recent[user] = deque((by_decision.get(s.decision, s) for s in shown_to), self._recent_each)
         self.changed += 1
         self.world.seek(state["position"])
 
@@ -325,7 +338,3 @@ _KINDS = {int(kind): kind.name.lower() for kind in Kind}
 def _named(names: list[str], number: int) -> str:
     """A category's name; worlds that number theirs give none."""
     return names[number] if number < len(names) else str(number)
-
-
-def _plain(shown: Shown) -> list[Any]:
-    return [shown.decision, shown.user, shown.time, shown.items, shown.policy, shown.model, shown.reward]

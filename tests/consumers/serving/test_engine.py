@@ -16,6 +16,7 @@ from consumers.broker import BrokerUnavailable, EmbeddedBroker
 from consumers.kafka import KafkaWorld
 from consumers.serving import figures
 from consumers.serving.engine import Engine
+from consumers.serving.follower import Followed
 from consumers.serving.types import Ask, BadAsk, ItemInfo, UnknownModel
 from streamrec import checkpoint
 from streamrec.catalog import Catalog
@@ -208,7 +209,7 @@ def test_an_erased_user_is_nowhere(stage: Stage) -> None:
         kept = checkpoint.load_newest(stage.run_dir / "serving")
         assert kept is not None
         assert "u1" not in kept[0]["sessions"]["users"]["ids"]
-        assert "u1" not in kept[0]["follower"]["recent"]
+        assert "u1" not in Followed.unpacked(kept[0]["follower"]["shown"]).recent
 
     together(work)
 
