@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,6 +112,7 @@ async def _serve(loaded: Spec, run_dir: Path, servers: str, settings: object, le
     assert isinstance(settings, Settings)
     # Threads load models and talk to the broker; whoever answers must not wait the default 5 ms for each of them.
     sys.setswitchinterval(0.0002)
+    gc.set_threshold(10_000, 200, 100)  # ten times as often as elsewhere, and each pause a tenth of 40 ms
     engine = Engine(loaded, run_dir, servers, learner=learner, others=sorted(Settings.KEYS))
 
     def say(url: str) -> None:
