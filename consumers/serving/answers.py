@@ -150,7 +150,7 @@ class Answers:
             if self._given_now:
                 await asyncio.sleep(ON_THEIR_WAY_S)
                 self._compare()
-            # What arrives on the sockets meanwhile makes the next group, which costs hardly more than one request.
+            # What arrives on the sockets meanwhile makes the next group, which costs less than its requests one by one.
             await asyncio.sleep(min(GATHER_S, GATHER * self._cost))
 
     def drain(self) -> None:

@@ -85,9 +85,10 @@ class Registry:
             info = await asyncio.to_thread(described, path)
             if info is not None:
                 self._infos[path.name] = info
-        if fresh:
-            self._forget_old()
-        if fresh and fresh[-1].name in self._infos:
+        if not fresh:
+            return
+        self._forget_old()
+        if fresh[-1].name in self._infos:
             async with self._busy:
                 if not self.pinned:  # asked here: a rollback may just have come to its end
                     await self._try(fresh[-1].name)

@@ -51,7 +51,8 @@ def test_a_child_ends_with_its_parent_even_if_that_is_killed(where: str) -> None
 def test_a_child_that_has_hardly_begun_is_asked_and_not_killed(handler: Any, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, handler)
     try:
-        child = lifeline.start(["train", "--run-dir", str(tmp_path / "run")], tmp_path / "log")
+        endless = ["train", "--run-dir", str(tmp_path / "run"), "--set", "run.decisions=1000000000"]
+        child = lifeline.start(endless, tmp_path / "log")
         code = lifeline.stop(child, 60.0)
     finally:
         signal.signal(signal.SIGINT, before)

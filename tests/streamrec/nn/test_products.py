@@ -25,7 +25,7 @@ def test_products_equal_matmul(rows: int) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of the process from Linux")
 def test_many_numbers_of_rows_leave_no_memory_behind() -> None:
-    """What a stream's batches do to a learner; every number of rows by itself took 1.6 MB of oneDNN, 580 MB here."""
+    """What a stream's batches do to a learner; every number of rows by itself took 1.6 MB, 580 MB here."""
     x, grad, w, b = torch.randn(4000, 64), torch.randn(4000, 192), torch.randn(192, 64), torch.randn(192)
 
     def both(rows: int) -> None:
