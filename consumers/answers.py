@@ -54,15 +54,15 @@ def with_questions(
         policies: names by number.
     """
     answered = bool(events.shown.shape[1])
-    ids, source = [message.id for message in messages], torch.arange(len(events))
-    numbers = {name: at for at, name in enumerate(policies)}
-    known = [numbers.get(m.policy, 0) if m.slate else 0 for m in messages] if answered else [0] * len(ids)
-    decided = torch.tensor(known, dtype=torch.int64)
+    ids = [message.id for message in messages]
+    source = rows_with_questions(events) if slots else torch.arange(len(events))
     if slots:
-        source = rows_with_questions(events)
         events = ask_before_clicks(_with_slots(events, slots), first)
     if not answered and not any(ids):
         return events, None
+    numbers = {name: at for at, name in enumerate(policies)}
+    known = [numbers.get(m.policy, 0) if m.slate else 0 for m in messages] if answered else [0] * len(ids)
+    decided = torch.tensor(known, dtype=torch.int64)
     return events, Asked(events, [ids[at] for at in source.tolist()], decided[source])
 
 

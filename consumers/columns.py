@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor
 from consumers.said import listed, misfits, said
 from consumers.wire import CODES, Event
 from streamrec.catalog import Catalog
+from streamrec.mixing import keys_of
 from streamrec.records import Events, Kind
 from streamrec.sessions import SessionStore
 
@@ -50,7 +49,7 @@ def to_events(
         slate: K, the widest slate of a request. Wider ones are refused.
     """
     items = catalog.rows([m.item for m in messages])
-    slates = {at: catalog.rows(m.slate) for at, m in enumerate(messages) if m.slate}
+    slates = {at: catalog.rows(slate) for at, slate in enumerate([m.slate for m in messages]) if slate}
     codes = np.array([CODES[m.kind] for m in messages], dtype=np.int8)
     asked = np.flatnonzero(codes == _REQUEST).tolist()
     stamps = np.asarray(sent, dtype=np.float64)
@@ -74,10 +73,10 @@ def to_events(
         torch.from_numpy(codes),
         torch.from_numpy(np.array(times, dtype=np.float64) if None not in times else _filled(times, stamps)),
         item=items,
-        value=_column([m.value for m in messages], np.float32),
-        decision=_column([m.decision for m in messages], np.int64),
-        slot=_column([m.slot for m in messages], np.int64),
-        session=_column([session_key(m.session) if m.session else 0 for m in messages], np.int64),
+        value=_column([m.value for m in messages], 1.0, torch.float32),
+        decision=_column([m.decision for m in messages], 0, torch.int64),
+        slot=_column([m.slot for m in messages], -1, torch.int64),
+        session=keys_of([m.session for m in messages]),
         sent=torch.from_numpy(stamps),
         shown=shown,
         slot_logp=slot_logp,
@@ -87,8 +86,10 @@ def to_events(
     return Received(events, messages, kept, refused)
 
 
-def _column(values: Sequence[float], dtype: type) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=dtype))
+def _column(values: list[float] | list[int], default: float, dtype: torch.dtype) -> Tensor:
+    if values.count(default) == len(values):  # type: ignore[arg-type]  # in a tenth of the time, and most columns are
+        return torch.full((len(values),), default, dtype=dtype)
+    return torch.tensor(values, dtype=dtype)
 
 
 def _filled(times: Sequence[float | None], stamps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,11 +126,3 @@ def _slates(messages: Sequence[Event], slates: dict[int, Tensor], width: int) ->
         known = [math.nan if p is None else p for p in messages[at].slot_logp]
         logp[at, : len(known)] = torch.tensor(known)
     return shown, logp
-
-
-@lru_cache(maxsize=65_536)
-def session_key(session: str) -> int:
-    """63 bits of a session id, the same in every process; 0 for the empty id."""
-    if not session:
-        return 0
-    return (int.from_bytes(hashlib.blake2b(session.encode(), digest_size=8).digest(), "little") >> 1) or 1

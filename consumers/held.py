@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -111,6 +111,8 @@ def merged(heads: Mapping[int, Batch], count: int) -> Batch:
     The same as taking, again and again, the oldest of the partitions' next records: a record counts as being as young
     as the youngest before it in its partition. Ties go to the partition that `heads` names first.
     """
+    if len(heads) == 1 and len(only := next(iter(heads.values()))) <= count:
+        return replace(only, partitions=np.full(len(only), next(iter(heads)), dtype=np.int64))
     whole = Batch([], [], [], np.zeros(0, dtype=np.int64), [])
     for part in heads.values():
         for mine, more in ((whole.offsets, part.offsets), (whole.stamps, part.stamps), (whole.raw, part.raw)):
@@ -120,8 +122,6 @@ def merged(heads: Mapping[int, Batch], count: int) -> Batch:
         whole.codes = np.concatenate([part.codes for part in heads.values()])
         sizes = [len(part) for part in heads.values()]
         whole.partitions = np.repeat(np.array(list(heads), dtype=np.int64), sizes)
-    if len(heads) < 2 and len(whole) <= count:
-        return whole
     return whole.at(oldest([part.stamps for part in heads.values()], count))
 
 

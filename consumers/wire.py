@@ -225,11 +225,12 @@ def decode_events(values: Sequence[bytes | None]) -> list[Event | str]:
     try:
         if len(max(values, key=len, default=b"")) > 2 * MAX_DEPTH:  # type: ignore[arg-type]
             return [decode_event(value) for value in values]
-        events: list[Event | str] = list(map(_event_decoder.decode, values))  # type: ignore[arg-type]
+        decoded: list[Event] = list(map(_event_decoder.decode, values))  # type: ignore[arg-type]
     except (TypeError, ValueError, RecursionError):  # no value at all, bad JSON, no UTF-8, nested too deeply
         return [decode_event(value) for value in values]
-    for at, event in enumerate(events):
-        if isinstance(event, Event) and (not event.item or not event.user or event.slot_logp):
+    events: list[Event | str] = list(decoded)
+    for at, event in enumerate(decoded):
+        if not event.item or not event.user or event.slot_logp:
             events[at] = _fault(event) or event
     return events
 

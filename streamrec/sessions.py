@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from streamrec.expiry import blank
-from streamrec.mixing import mix
+from streamrec.mixing import keys_of, mix
 from streamrec.ports import State
 from streamrec.records import FEEDBACK, POSITIVE, Decision, Events, History, Kind, Rows, Transition
 from streamrec.users import Users
@@ -162,8 +161,8 @@ class SessionStore:
         self._name(rows.tolist())
 
     def _name(self, rows: list[int]) -> None:
-        keys = [_stable_key(self.users.ids[row] or "") for row in rows]
-        self._key[torch.tensor(rows, device=self.device)] = torch.tensor(keys, device=self.device)
+        keys = keys_of([self.users.ids[row] or "" for row in rows])
+        self._key[torch.tensor(rows, device=self.device)] = keys.to(self.device)
 
     def user_ids(self, rows: Tensor) -> list[str]:
         """The ids that `rows` stand for now. They are personal data: for the wire and the log file only."""
@@ -498,8 +497,3 @@ def _reward_table(weights: Mapping[str, float]) -> Tensor:
             raise ValueError(f"sessions.reward has no kind {name!r}; kinds are {', '.join(list(names)[1:])}")
         table[names[name]] = weight
     return table
-
-
-def _stable_key(user: str) -> int:
-    """63 bits that are the same in every process, unlike Python's own hash of a string."""
-    return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "little") >> 1

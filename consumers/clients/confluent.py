@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from consumers.broker import BrokerUnavailable
@@ -11,11 +12,12 @@ from consumers.clients.seam import Chunk, Listener, Origin
 from consumers.clients.settings import ClientSettings
 
 try:
-    from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 except ImportError as error:  # said when a world asks for it
     _MISSING: ImportError | None = error
 else:
     _MISSING = None
+    _MESSAGE: Any = Message  # its methods may say None, which is only so for errors
 
 log = logging.getLogger(__name__)
 
@@ -111,12 +113,16 @@ class ConfluentReader:
         if not messages and wait_s > 0:
             messages = self._consumer.consume(1, wait_s)  # it would wait for all that it is asked for
         found: dict[int, list[Any]] = {}
-        for message in messages:
-            if message.error() is None:
-                found.setdefault(int(message.partition() or 0), []).append(message)
-            else:
-                self._hear(message)
+        for partition, run in groupby(self._heard(messages), _MESSAGE.partition):  # the library brings long runs
+            found.setdefault(partition, []).extend(run)
         return {p: self._chunk(p, part) for p, part in found.items() if p in self._next}
+
+    def _heard(self, messages: list[Any]) -> list[Any]:
+        """Without what comes in the place of messages, which is listened to."""
+        errors = [at for at, error in enumerate(map(_MESSAGE.error, messages)) if error is not None]
+        for at in reversed(errors):
+            self._hear(messages.pop(at))
+        return messages
 
     def _go(self) -> None:
         """Read from where the seeks said; one that is made while the library still starts up would be refused."""
@@ -126,10 +132,10 @@ class ConfluentReader:
             self._consumer.assign([self._at(p, offset) for p, offset in self._next.items()])
 
     def _chunk(self, partition: int, messages: list[Any]) -> Chunk:
-        offsets = [message.offset() for message in messages]
-        self._next[partition] = offsets[-1] + 1
-        stamps = [message.timestamp()[1] for message in messages]
-        return Chunk(offsets, stamps, [message.value() for message in messages], messages)
+        offsets = list(map(_MESSAGE.offset, messages))
+        self._next[partition] = max(self._next[partition], offsets[-1] + 1)
+        stamps = [stamp for _, stamp in map(_MESSAGE.timestamp, messages)]
+        return Chunk(offsets, stamps, list(map(_MESSAGE.value, messages)), messages)
 
     def _hear(self, message: Any) -> None:
         """What comes in the place of a message: the end of a partition, or an error."""

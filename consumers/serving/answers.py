@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from consumers import wire
-from consumers.columns import session_key
 from consumers.serving.beside import Beside
 from consumers.serving.explain import explain
 from consumers.serving.follower import Follower
 from consumers.serving.model import ServedModel
 from consumers.serving.timings import Timings
 from consumers.serving.types import Answer, Ask, BadAsk, Fallback, Scored
+from streamrec.mixing import keys_of
 from streamrec.records import Decision, History
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Answers:
     def _history(self, group: list[_Waiting]) -> History:
         rows = torch.tensor([one.row for one in group])
         time_now = torch.full((len(group),), time.time(), dtype=torch.float64)
-        sessions = torch.tensor([session_key(one.ask.session) for one in group])
+        sessions = keys_of([one.ask.session for one in group])
         history = self._follower.sessions.preview(rows, time_now, sessions)
         if wide := history.context.shape[1]:
             history.context = torch.tensor([one.ask.context or [0.0] * wide for one in group])

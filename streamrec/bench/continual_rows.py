@@ -103,7 +103,7 @@ class Trained:
             return 0
         self.runs.clicks.grow(self.catalog, t)
         if not self.warm and t:
-            self._start_over()
+            self._start_over(t)
         epochs = self._fit(self.runs.clicks.train(t, self.everything))
         if self.schedule is not None:
             self.schedule.end_period(self.model)
@@ -111,7 +111,9 @@ class Trained:
         self._save()
         return epochs
 
-    def _start_over(self) -> None:
+    def _start_over(self, t: int) -> None:
+        """New weights and draws of their own: such a period is what it is without the ones before it."""
+        self.generator.manual_seed(self.runs.seed + t)
         fresh = build(copy.deepcopy(self.runs.table["rows"][self.row]["model"]), self.context, f"rows.{self.row}.model")
         self.model.load_state_dict(fresh.state_dict())
         self.optimiser = self._optimiser()

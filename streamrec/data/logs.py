@@ -15,6 +15,7 @@ from torch import Tensor
 from streamrec.catalog import Catalog
 from streamrec.data.clicks import ask_before_clicks
 from streamrec.data.events import COLUMNS, MAX_SLOTS, read
+from streamrec.mixing import keys_of
 from streamrec.ports import State
 from streamrec.records import Decision, Events, Kind
 from streamrec.sessions import SessionStore
@@ -125,9 +126,9 @@ class LogWorld:
             torch.from_numpy(rows["time"]),
             item=torch.from_numpy(rows["row"]),
             value=torch.from_numpy(rows["value"]),
-            decision=-_numbers(rows["slate"], 52, _TICKET),
+            decision=-_tickets(rows["slate"]),
             slot=torch.from_numpy(rows["slot"]),
-            session=session_keys(rows["session"]),
+            session=keys_of(rows["session"]),
             shown=torch.zeros(size, self.slate, dtype=torch.int64),
         )
 
@@ -224,12 +225,7 @@ def _continues(rows: _Columns) -> NDArray[np.bool_]:
     return out
 
 
-def session_keys(text: NDArray[np.object_]) -> Tensor:
-    """[rows] int64, `Events.session` of the names of sessions; 0 for ""."""
-    return _numbers(text, 63, 0)
-
-
-def _numbers(text: NDArray[np.object_], bits: int, offset: int) -> Tensor:
-    """[rows] int64: `offset` plus a hash of each text of `bits` bits, the same in every process; 0 only for ""."""
-    hashed = (pd.util.hash_array(text) >> np.uint64(64 - bits)).astype(np.int64)
-    return torch.from_numpy(np.where(text == "", 0, np.maximum(hashed, 1) + offset))
+def _tickets(slates: NDArray[np.object_]) -> Tensor:
+    """[rows] int64: a number for each slate above those of questions; 0 for ""."""
+    keys = keys_of(slates, 52)
+    return torch.where(keys == 0, 0, keys + _TICKET)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from streamrec.data.events import read, validate
-from streamrec.data.logs import session_keys
+from streamrec.mixing import keys_of
 from streamrec.ope import judging
 from streamrec.ope.codes import (
     BAD_PROPENSITY,
@@ -125,7 +125,7 @@ class Audit:
         named = frame["item"].to_numpy() != ""
         self.items.add(mix(hashed(frame["item"].to_numpy()[named])))
         session = frame["session"].to_numpy()
-        self.lengths.add(session_keys(session[np.isin(kind, [int(one) for one in POSITIVE])].astype(object)))
+        self.lengths.add(keys_of(session[np.isin(kind, [int(one) for one in POSITIVE])].astype(object)))
         self.counts["unnamed"] += int((session == "").sum())
         self.sessions.add(mix(hashed(session[session != ""])))
         self._repeated(frame, kind, time, user)

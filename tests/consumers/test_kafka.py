@@ -19,12 +19,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumers import columns, wire
+from consumers import wire
 from consumers.broker import EmbeddedBroker, create_topics
 from consumers.held import Batch, merged
 from consumers.kafka import KafkaWorld, connect_consumer
 from consumers.topic import EventTopic
 from streamrec.catalog import Catalog
+from streamrec.mixing import keys_of
 from streamrec.ports import State, World
 from streamrec.records import Decision, Events, Kind
 from streamrec.sessions import SessionStore
@@ -100,7 +101,7 @@ def test_every_kind_of_event_comes_through(broker: EmbeddedBroker, topic: str, o
     assert isinstance(world, World)
     events = drain(world, len(sent))
     expected = [
-        (e.user, e.item, wire.CODES[e.kind], e.time, 2.0, e.decision, e.slot, columns.session_key(e.session))
+        (e.user, e.item, wire.CODES[e.kind], e.time, 2.0, e.decision, e.slot, *keys_of([e.session]).tolist())
         for e in sent
     ]
     assert rows(events, world) == expected

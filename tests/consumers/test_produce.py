@@ -16,7 +16,6 @@ import torch
 
 from consumers import wire
 from consumers.broker import EmbeddedBroker, create_topics
-from consumers.columns import session_key
 from consumers.kafka import KafkaWorld
 from consumers.pace import Pace
 from consumers.players import Players
@@ -27,6 +26,7 @@ from streamrec.data.events import read
 from streamrec.data.formats import BadLog
 from streamrec.data.logs import LogWorld
 from streamrec.loop import Loop
+from streamrec.mixing import keys_of
 from streamrec.ports import State
 from streamrec.records import Decision, Events, Kind
 from streamrec.sessions import SessionStore
@@ -77,7 +77,7 @@ def test_a_log_arrives_in_order_with_nothing_lost(
     assert world.sessions.user_ids(events.user) == log["user"].tolist()
     assert [world.catalog.ids[row] for row in events.item] == log["item"].tolist()
     assert events.time.tolist() == log["time"].tolist()
-    assert events.session.tolist() == [session_key(session) for session in log["session"]]
+    assert events.session.tolist() == keys_of(log["session"].to_numpy(object)).tolist()
 
 
 def test_a_log_with_slates_over_kafka_is_what_its_replay_is(

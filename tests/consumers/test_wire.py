@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from consumers import columns, wire
 from consumers.messages import from_decisions, from_events
 from streamrec.catalog import Catalog
+from streamrec.mixing import keys_of
 from streamrec.records import Decision, Events, Kind
 from streamrec.sessions import SessionStore
 
@@ -145,7 +146,7 @@ def test_columns_come_out_in_order_with_defaults() -> None:
     assert events.sent.tolist() == [100.0, 101.0, 102.0]
     assert events.value.tolist() == [1.0, 2.5, 1.0]
     assert (events.decision.tolist(), events.slot.tolist()) == ([0, 7, 0], [-1, 1, -1])
-    assert events.session.tolist() == [0, columns.session_key("s"), 0]
+    assert events.session.tolist() == [0, *keys_of(["s"]).tolist(), 0]
     assert events.shown.shape == (3, 0)
     assert [message.id for message in received.messages] == ["r9", "", ""]
     assert received.kept.tolist() == [0, 1, 2]
@@ -177,12 +178,6 @@ def test_items_beyond_the_catalogue_are_refused_and_their_users_get_no_row() -> 
     assert "catalog.capacity = 2" in received.refused[0][1]
     assert sessions.user_ids(received.events.user) == ["u0", "u1"]
     assert len(sessions.users.ids) == 2
-
-
-def test_session_keys_are_the_same_in_every_process() -> None:
-    assert columns.session_key("") == 0
-    assert columns.session_key("s1") == 3032292063650762948  # printf s1 | b2sum -l 64, little endian, >> 1
-    assert columns.session_key("s1") != columns.session_key("s2")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.NONE])

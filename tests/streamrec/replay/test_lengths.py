@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from streamrec.data.logs import session_keys
+from streamrec.mixing import keys_of
 from streamrec.replay.lengths import Lengths
 from streamrec.replay.results import results
 from streamrec.replay.run import Replay
@@ -18,7 +18,7 @@ from tests.streamrec.replay.logs import clicks, saved
 def test_counts_by_session() -> None:
     lengths = Lengths()
     names = pd.Series([f"s{at % 50}" for at in range(175)] + [""] * 3, dtype=object).to_numpy()
-    keys = session_keys(names)
+    keys = keys_of(names)
     for part in keys.split(40):
         lengths.add(part)
     assert lengths.of(keys).tolist() == [4 if at % 50 < 25 else 3 for at in range(175)] + [0, 0, 0]
