@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -219,7 +220,7 @@ class Events(Rows):
         if len(sizes) == 1:
             yield self
             return
-        order = torch.argsort(rank, stable=True)
+        order = stable_order(rank)
         ordered, end = self[order], 0
         for size in sizes.tolist():
             yield ordered[end : end + size]
@@ -230,9 +231,29 @@ _OPTIONAL = {"shown": 0, "slot_logp": math.nan, "context": 0.0, "offer": 0}
 """Columns of `Events` that are as wide as the stream needs, and what stands in them for "nothing"."""
 
 
+_FEW_ROWS = 64
+"""So few that torch is faster."""
+
+
+def stable_order(group: Tensor) -> Tensor:
+    """What `torch.argsort(group, stable=True)` returns, for [B] int64.
+
+    Thousands of row numbers on the CPU take a seventh of the time: numpy sorts integers with vector instructions, and
+    their places are sorted along as the lower halves.
+    """
+    if group.device.type != "cpu" or len(group) < _FEW_ROWS:
+        return torch.argsort(group, stable=True)
+    numbers = group.numpy()
+    if numbers.min() < 0 or numbers.max() >= 1 << 31:
+        return torch.argsort(group, stable=True)
+    both = numbers << 32 | np.arange(len(numbers))
+    both.sort()
+    return torch.from_numpy(both & 0xFFFFFFFF)
+
+
 def rank_within(group: Tensor) -> Tensor:
     """How many earlier rows have the same value as this row. [B] int64 -> [B] int64."""
-    order = torch.argsort(group, stable=True)
+    order = stable_order(group)
     ordered = group[order]
     position = torch.arange(len(group), device=group.device)
     starts = torch.ones_like(ordered, dtype=torch.bool)

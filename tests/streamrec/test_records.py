@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.records import Decision, Events, Kind, rank_within
+from streamrec.records import Decision, Events, Kind, rank_within, stable_order
 
 users = st.lists(st.integers(0, 5), min_size=0, max_size=60)
 
@@ -22,6 +22,13 @@ def test_waves_hold_each_user_once_and_keep_a_users_order(of: list[int]) -> None
         for user, time in zip(wave.user.tolist(), wave.time.tolist(), strict=True):
             seen.setdefault(user, []).append(time)
     assert seen == {user: [float(at) for at, u in enumerate(of) if u == user] for user in of}
+
+
+@given(st.lists(st.sampled_from([-5, 0, 1, 2, (1 << 31) - 1, 1 << 31, 1 << 62])), st.booleans())
+def test_stable_order_is_that_of_torch(of: list[int], small: bool) -> None:
+    some = [one for one in of if not small or 0 <= one < 1 << 31]
+    group = torch.tensor([*some, *range(100), *some], dtype=torch.int64)
+    assert torch.equal(stable_order(group), torch.argsort(group, stable=True))
 
 
 @given(users)
