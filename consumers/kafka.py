@@ -91,8 +91,8 @@ class KafkaWorld:
         context: F, numbers that come with a request, up to 256; room for them is kept in `sessions`. 0 = none.
         candidates: C, the most candidates that come with a request, up to 1000; `sessions` keeps 16 bytes of room for
             each, per user. A request that was answered among more is read as one without any.
-        client_library: who reads, "kafka-python" or "confluent", which fetches on threads of its own and is about as
-            fast (the extra `fast`); kafka-python sends.
+        client_library: who reads and sends, "kafka-python" or "confluent" (the extra `fast`), which does both on
+            threads of its own without the interpreter.
         until: "end" = read up to `end` messages; "latest" = up to what a partition holds at the first fetch; a number =
             up to this offset in every partition, and no further than "latest". A checkpoint keeps where that was.
 
@@ -165,7 +165,8 @@ class KafkaWorld:
         self._asked: Asked | None = None
         self._closed = False
         self._last_lag: int | None = None
-        self._outbox = Outbox(bootstrap_servers, dead_letters if bury else "", send_timeout_s, self._settings)
+        letters = dead_letters if bury else ""
+        self._outbox = Outbox(bootstrap_servers, letters, send_timeout_s, self._settings, client_library)
         try:
             self._reader = open_reader(client_library, bootstrap_servers, topic, group, self._settings)
         except BaseException:

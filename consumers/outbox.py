@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
-
-from kafka.errors import KafkaError
+from concurrent.futures import Future
 
 from consumers import wire
 from consumers.broker import BrokerUnavailable
-from consumers.clients.kafka_python import connect_producer
-from consumers.clients.seam import Origin
+from consumers.clients.library import open_writer
+from consumers.clients.seam import Done, Origin
 from consumers.clients.settings import ClientSettings
 
 SENT_HEADER = "streamrec-sent"
@@ -30,6 +28,7 @@ class Outbox:
         dead_letters: topic of the dead letters; "" = they are not published.
         timeout_s: how long a record may take to reach the broker.
         settings: how to connect.
+        library: that sends, as `world.client_library`.
 
     Attributes:
         buried: dead letters so far.
@@ -39,13 +38,20 @@ class Outbox:
         BrokerUnavailable: nobody answers at `servers`.
     """
 
-    def __init__(self, servers: str, dead_letters: str, timeout_s: float, settings: ClientSettings) -> None:
+    def __init__(
+        self,
+        servers: str,
+        dead_letters: str,
+        timeout_s: float,
+        settings: ClientSettings,
+        library: str = "kafka-python",
+    ) -> None:
         self.servers, self.dead_letter_topic, self.timeout_s = servers, dead_letters, timeout_s
         self.buried = 0
         self.letters: deque[wire.DeadLetter] = deque(maxlen=200)
         self._settings = settings
         self._failure: BaseException | None = None
-        self._producer = connect_producer(servers, timeout_s=timeout_s, settings=settings, idempotent=False)
+        self._writer = open_writer(library, servers, settings, timeout_s)
 
     def send(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Hand a record to the client.
@@ -53,20 +59,41 @@ class Outbox:
         Raises:
             BrokerUnavailable: the client does not take it.
         """
-        try:
-            self._producer.send(topic, value, key=key, headers=list(headers)).add_errback(self._note)
-        except KafkaError as error:
-            raise self._lost(error) from error
+        self._hand_over(topic, value, key, headers)
 
-    def put(self, topic: str, partition: int, key: bytes, value: bytes) -> Any:
-        """`send` into one partition; the future of the record knows its offset.
+    def put(self, topic: str, partition: int, key: bytes, value: bytes) -> Future[int]:
+        """`send` into one partition; what is returned comes to be the offset of the record.
 
         Raises:
             BrokerUnavailable: the client does not take it.
         """
+        offset: Future[int] = Future()
+
+        def done(error: BaseException | None, at: int) -> None:
+            if error is None:
+                offset.set_result(at)
+            else:
+                offset.set_exception(error)
+
+        self._hand_over(topic, value, key, partition=partition, done=done)
+        return offset
+
+    def _hand_over(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+        done: Done = lambda error, offset: None,
+    ) -> None:
+        def told(error: BaseException | None, offset: int) -> None:
+            self._failure = self._failure or error
+            done(error, offset)
+
         try:
-            return self._producer.send(topic, value, key=key, partition=partition).add_errback(self._note)
-        except KafkaError as error:
+            self._writer.send(topic, value, key, headers, partition, told)
+        except BrokerUnavailable as error:
             raise self._lost(error) from error
 
     def bury(self, origin: Origin, reason: str) -> None:
@@ -85,9 +112,9 @@ class Outbox:
             BrokerUnavailable: something could not be sent.
         """
         try:
-            self._producer.flush(timeout=self.timeout_s)
-        except KafkaError as error:
-            self._note(error)
+            self._writer.flush(self.timeout_s)
+        except BrokerUnavailable as error:
+            self._failure = self._failure or error
         self.check()
 
     def check(self) -> None:
@@ -97,10 +124,7 @@ class Outbox:
             raise self._lost(failure) from failure
 
     def close(self, timeout_s: float = 5.0) -> None:
-        self._producer.close(timeout=timeout_s)
-
-    def _note(self, error: BaseException) -> None:
-        self._failure = self._failure or error
+        self._writer.close(timeout_s)
 
     def _lost(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(

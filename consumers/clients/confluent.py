@@ -1,18 +1,20 @@
-"""confluent-kafka, a reader that fetches on threads of its own: `pip install "streamrec[fast]"`."""
+"""confluent-kafka, which fetches and sends on threads of its own: `pip install "streamrec[fast]"`."""
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from consumers.broker import BrokerUnavailable
-from consumers.clients.seam import Chunk, Listener, Origin
+from consumers.clients.seam import Chunk, Done, Listener, Origin
 from consumers.clients.settings import ClientSettings
 
 try:
-    from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 except ImportError as error:  # said when a world asks for it
     _MISSING: ImportError | None = error
 else:
@@ -213,3 +215,93 @@ class ConfluentReader:
 
     def _lost(self, error: object) -> BrokerUnavailable:
         return BrokerUnavailable(f"no Kafka broker answers at {self.servers!r}: {self._settings.redacted(error)}")
+
+
+class ConfluentWriter:
+    """See `consumers.clients.seam.Writer`. The library's own threads speak with the broker, without the interpreter.
+
+    Args:
+        servers: host:port[,host:port].
+        settings: how to connect.
+        timeout_s: how long a record may take to reach the broker.
+        linger_ms: how long a record waits for others to go with.
+
+    Raises:
+        ValueError: the package is not installed, or it refuses a setting.
+        BrokerUnavailable: nobody answers at `servers`.
+    """
+
+    def __init__(self, servers: str, settings: ClientSettings, timeout_s: float, linger_ms: int = 5) -> None:
+        if _MISSING is not None:
+            raise ValueError('world.client_library = "confluent" needs: pip install "streamrec[fast]"') from _MISSING
+        self.servers, self._settings = servers, settings
+        options = {
+            "bootstrap.servers": servers,
+            "acks": "all",
+            "max.in.flight.requests.per.connection": 1,  # keeps the order when one of them is repeated
+            "linger.ms": linger_ms,
+            "compression.type": "lz4",
+            "message.timeout.ms": int(1000 * timeout_s),
+            "message.max.bytes": 1_048_576,  # as kafka-python
+            "allow.auto.create.topics": False,
+            "log_level": 2,
+        }
+        try:
+            self._producer = Producer(options | settings.for_confluent(producer=True))
+        except (KafkaException, TypeError) as error:
+            raise ValueError(f"world.client: {settings.redacted(error)}") from None
+        self._timeout_s, self._closed = timeout_s, False
+        self._ask(None)
+        self._thread = threading.Thread(target=self._listen, name="confluent-delivered", daemon=True)
+        self._thread.start()
+
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+        done: Done | None = None,
+    ) -> None:
+        def told(error: Any, message: Any) -> None:
+            if done is not None:
+                done(None if error is None else self._lost(error), -1 if error is not None else message.offset())
+
+        where: dict[str, Any] = {} if partition is None else {"partition": partition}
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._producer.produce(topic, value, key, on_delivery=told, headers=list(headers), **where)
+                return
+            except BufferError as error:  # as many wait as there is room for
+                if time.monotonic() > deadline:
+                    raise self._lost(error) from None
+                time.sleep(0.01)
+            except KafkaException as error:
+                raise self._lost(error) from None
+
+    def _listen(self) -> None:
+        while not self._closed:
+            self._producer.poll(0.1)
+
+    def flush(self, timeout_s: float) -> None:
+        if self._producer.flush(timeout_s):
+            raise self._lost("records wait for it")
+
+    def close(self, timeout_s: float) -> None:
+        self._producer.flush(timeout_s)
+        self._closed = True
+        self._thread.join()
+
+    def prepare(self, topic: str) -> None:
+        self._ask(topic)
+
+    def _ask(self, topic: str | None) -> None:
+        try:
+            self._producer.list_topics(topic, timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: object) -> BrokerUnavailable:
+        return BrokerUnavailable(f"{self.servers} did not take what was sent to it: {self._settings.redacted(error)}")

@@ -1,4 +1,4 @@
-"""kafka-python: the client that is always there. It produces and administers; it reads unless told otherwise."""
+"""kafka-python: the client that is always there. It administers; it reads and writes unless told otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kafka.errors import KafkaError
 
 from consumers.broker import BrokerUnavailable, reach, unusable
 from consumers.clients.columnar import ColumnarRecords, Columns
-from consumers.clients.seam import Chunk, Listener, Origin
+from consumers.clients.seam import Chunk, Done, Listener, Origin
 from consumers.clients.settings import ClientSettings
 
 SEND_TIMEOUT_S = 30.0
@@ -221,3 +221,60 @@ def connect_producer(
         )
     except (KafkaError, OSError, AssertionError) as error:
         raise unusable(servers, settings, error) from None
+
+
+class KafkaPythonWriter:
+    """See `consumers.clients.seam.Writer`. Whatever the client raises comes as `BrokerUnavailable`.
+
+    It may be read twice what was sent once, see `connect_producer`.
+
+    Args:
+        servers: host:port[,host:port].
+        settings: how to connect.
+        timeout_s: how long a record may take to reach the broker.
+        linger_ms: how long a record waits for others to go with.
+
+    Raises:
+        BrokerUnavailable: nobody answers at `servers`.
+    """
+
+    def __init__(self, servers: str, settings: ClientSettings, timeout_s: float, linger_ms: int = 5) -> None:
+        self.servers, self._settings = servers, settings
+        self._producer = connect_producer(
+            servers, timeout_s=timeout_s, settings=settings, idempotent=False, linger_ms=linger_ms
+        )
+
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+        done: Done | None = None,
+    ) -> None:
+        try:
+            future = self._producer.send(topic, value, key=key, headers=list(headers), partition=partition)
+        except KafkaError as error:
+            raise self._lost(error) from error
+        if done is not None:
+            future.add_callback(lambda record: done(None, record.offset))
+            future.add_errback(lambda error: done(self._lost(error), -1))
+
+    def prepare(self, topic: str) -> None:
+        try:
+            self._producer.partitions_for(topic)
+        except KafkaError as error:
+            raise self._lost(error) from error
+
+    def flush(self, timeout_s: float) -> None:
+        try:
+            self._producer.flush(timeout=timeout_s)
+        except KafkaError as error:
+            raise self._lost(error) from error
+
+    def close(self, timeout_s: float) -> None:
+        self._producer.close(timeout=timeout_s)
+
+    def _lost(self, error: object) -> BrokerUnavailable:
+        return BrokerUnavailable(f"{self.servers} did not take what was sent to it: {self._settings.redacted(error)}")

@@ -1,17 +1,22 @@
-"""The client library that reads, by its name."""
+"""The client library that reads and writes, by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from consumers.clients.confluent import ConfluentReader
-from consumers.clients.kafka_python import KafkaPythonReader
-from consumers.clients.seam import Reader
+from consumers.clients.confluent import ConfluentReader, ConfluentWriter
+from consumers.clients.kafka_python import KafkaPythonReader, KafkaPythonWriter
+from consumers.clients.seam import Reader, Writer
 from consumers.clients.settings import ClientSettings
 
 _READERS: dict[str, Callable[[str, str, str | None, ClientSettings], Reader]] = {
     "kafka-python": KafkaPythonReader,
     "confluent": ConfluentReader,
+}
+
+_WRITERS: dict[str, Callable[[str, ClientSettings, float, int], Writer]] = {
+    "kafka-python": KafkaPythonWriter,
+    "confluent": ConfluentWriter,
 }
 
 
@@ -22,6 +27,28 @@ def open_reader(library: str, servers: str, topic: str, group: str | None, setti
         ValueError: there is no such library, or it is not installed.
         BrokerUnavailable: nobody answers at `servers`.
     """
+    _check(library)
+    return _READERS[library](servers, topic, group, settings)
+
+
+def open_writer(library: str, servers: str, settings: ClientSettings, timeout_s: float, linger_ms: int = 5) -> Writer:
+    """A writer by the client library of that name.
+
+    Args:
+        library: its name.
+        servers: host:port[,host:port].
+        settings: how to connect.
+        timeout_s: how long a record may take to reach the broker.
+        linger_ms: how long a record waits for others to go with.
+
+    Raises:
+        ValueError: there is no such library, or it is not installed.
+        BrokerUnavailable: nobody answers at `servers`.
+    """
+    _check(library)
+    return _WRITERS[library](servers, settings, timeout_s, linger_ms)
+
+
+def _check(library: str) -> None:
     if library not in _READERS:
         raise ValueError(f"world.client_library must be one of {', '.join(_READERS)}, got {library!r}")
-    return _READERS[library](servers, topic, group, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +27,37 @@ class Origin(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
+
+
+Done = Callable[[BaseException | None, int], None]
+"""Hears what became of a record, on whatever thread: the error, None = the broker has it, and then its offset."""
+
+
+class Writer(Protocol):
+    """Sends records and loses none silently; in the order in which they were handed over, for each partition."""
+
+    def prepare(self, topic: str) -> None:
+        """Learn what the first `send` to `topic` would wait for."""
+
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
+        done: Done | None = None,
+    ) -> None:
+        """Hand over a record.
+
+        Raises:
+            BrokerUnavailable: it is not taken: too many wait, or the topic cannot be asked for.
+        """
+
+    def flush(self, timeout_s: float) -> None:
+        """Return once `done` was called for everything, or raise BrokerUnavailable after `timeout_s`."""
+
+    def close(self, timeout_s: float) -> None: ...
 
 
 class Listener(Protocol):

@@ -35,6 +35,11 @@ _CONFLUENT = {
 }
 """Names of options: kafka-python's, which are those of the table, and confluent-kafka's."""
 
+_OF_CONSUMERS = frozenset(
+    {"fetch_max_bytes", "max_partition_fetch_bytes", "fetch_max_wait_ms"}
+    | {"session_timeout_ms", "max_poll_interval_ms", "heartbeat_interval_ms"}
+)
+
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 SECRETS = ("sasl_plain_password", "ssl_password")
@@ -110,9 +115,10 @@ class ClientSettings:
             _QUIET.keep(self._secrets.values())
         return {name: value for name, value in (self._plain | self._secrets).items() if name in known}
 
-    def for_confluent(self) -> dict[str, Any]:
-        """Properties for a client of confluent-kafka."""
-        options = {_CONFLUENT[name]: value for name, value in (self._plain | self._secrets).items()}
+    def for_confluent(self, producer: bool = False) -> dict[str, Any]:
+        """Properties for a consumer of confluent-kafka, or for a producer, which has never heard of some."""
+        given = (self._plain | self._secrets).items()
+        options = {_CONFLUENT[name]: value for name, value in given if not (producer and name in _OF_CONSUMERS)}
         check = options.get("ssl.endpoint.identification.algorithm")
         if check is not None:
             options["ssl.endpoint.identification.algorithm"] = "https" if check else "none"

@@ -7,8 +7,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ class Keeper:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def publish(self, places: dict[int, tuple[int, bool]]) -> list[tuple[int, Any]]:
+    def publish(self, places: dict[int, tuple[int, bool]]) -> list[tuple[int, Future[int]]]:
         """Write the state of partitions, exact for `places`: next offset and whether it ended.
 
         Returns:
@@ -167,11 +167,11 @@ class Keeper:
         ids = self._alive()
         return [base for p, (offset, ended) in places.items() if (base := self._publish(p, offset, ended, ids))]
 
-    def settle(self, bases: list[tuple[int, Any]]) -> None:
+    def settle(self, bases: list[tuple[int, Future[int]]]) -> None:
         """The bases have arrived: readers begin there from now on."""
-        self.topic.begin_at({p: future.get(timeout=30).offset for p, future in bases})
+        self.topic.begin_at({p: future.result(30) for p, future in bases})
 
-    def _publish(self, p: int, offset: int, ended: bool, ids: NDArray[np.object_]) -> tuple[int, Any] | None:
+    def _publish(self, p: int, offset: int, ended: bool, ids: NDArray[np.object_]) -> tuple[int, Future[int]] | None:
         rows = self._living_in(p, ids)
         waiting = self.sessions.open_ids.cpu().numpy()
         changed = rows[self._touched[rows] | (self._said[rows] != waiting[rows])]
@@ -200,7 +200,9 @@ class Keeper:
         self._there[sent], self._there_in[sent] = ids[sent], p
         return (p, first) if base else None
 
-    def _send(self, p: int, chain: _Written, link: int, rows: NDArray[np.int64], gone: list[str], ended: bool) -> Any:
+    def _send(
+        self, p: int, chain: _Written, link: int, rows: NDArray[np.int64], gone: list[str], ended: bool
+    ) -> Future[int]:
         fresh, extra = self._news(p, chain, link)
         parts = self._cut(rows)
         more = [{name: piece} for name, values in extra.items() for piece in torch.split(values, CHUNK_BYTES // 8)]
@@ -236,7 +238,7 @@ class Keeper:
 
     # --- moving --------------------------------------------------------------------------------------------------
 
-    def left(self, places: dict[int, tuple[int, bool]]) -> list[tuple[int, Any]]:
+    def left(self, places: dict[int, tuple[int, bool]]) -> list[tuple[int, Future[int]]]:
         """Partitions are taken away, each after a last event: their state is published, and kept until they are
         somebody else's for sure. Those that were being restored are dropped. Returns as `publish` does."""
         self.kept |= places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
@@ -114,7 +115,7 @@ class Member:
             mine = {p: (offset, self.places.ended.get(p, False)) for p, offset in self.places.offsets.items()}
         self._write(self.keeper.publish(mine))
 
-    def _write(self, bases: list[tuple[int, Any]]) -> None:
+    def _write(self, bases: list[tuple[int, Future[int]]]) -> None:
         self._outbox.flush()
         self.keeper.settle(bases)
 

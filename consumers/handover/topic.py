@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import Future
 
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -51,8 +51,8 @@ class StateTopic:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def send(self, partition: int, key: bytes, value: bytes) -> Any:
-        """Hand a chunk to the producer; the future knows its offset.
+    def send(self, partition: int, key: bytes, value: bytes) -> Future[int]:
+        """Hand a chunk to the producer; what is returned comes to be its offset.
 
         Raises:
             BrokerUnavailable: the broker does not take it.

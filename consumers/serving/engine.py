@@ -109,7 +109,8 @@ class Engine:
         self.follower = Follower(world, sessions, catalog, names, policy.recent, policy.recent_users, self._on_closed)
         self.shelf = Shelf(self.run_dir / "serving", policy.snapshot_s)
         self.restored = self.shelf.restore(self.follower)
-        self.journal = Journal(self.servers, world.topic, policy.remembered, plan.client, policy.ack_s)
+        servers, topic = self.servers, world.topic
+        self.journal = Journal(servers, topic, policy.remembered, plan.client, policy.ack_s, plan.client_library)
         self.guard = Guard(policy.guard_decisions, policy.guard_drop, policy.guard_z, policy.guard_spans)
         self.registry = Registry(self.run_dir / "models", plan.model, self._surroundings, policy, first)
         self.answers = Answers(

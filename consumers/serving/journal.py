@@ -7,13 +7,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
-
-from kafka.errors import KafkaError
 
 from consumers import wire
 from consumers.broker import BrokerUnavailable
-from consumers.clients.kafka_python import connect_producer
+from consumers.clients.library import open_writer
+from consumers.clients.seam import Done
 from consumers.clients.settings import ClientSettings
 from consumers.serving.types import Verdict
 
@@ -39,6 +37,7 @@ class Journal:
         remembered: ids.
         settings: how to connect.
         ack_s: how long the broker may take.
+        library: that sends, as `world.client_library`.
 
     Raises:
         BrokerUnavailable: nobody answers at `servers`.
@@ -51,6 +50,7 @@ class Journal:
         remembered: int = 100_000,
         settings: ClientSettings | None = None,
         ack_s: float = ACK_S,
+        library: str = "kafka-python",
     ) -> None:
         self.servers, self.topic, self.remembered, self.ack_s = servers, topic, remembered, ack_s
         self.appended = self.failed = 0
@@ -59,8 +59,8 @@ class Journal:
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._posted: list[wire.Event] = []  # not sent yet
         # What is appended together is sent at once, and somebody waits for it.
-        self._producer = connect_producer(servers, timeout_s=ack_s, settings=settings, idempotent=False, linger_ms=1)
-        self._producer.partitions_for(topic)  # fetches what the first append would wait for
+        self._writer = open_writer(library, servers, settings or ClientSettings(), ack_s, linger_ms=1)
+        self._writer.prepare(topic)
 
     def post(self, event: wire.Event) -> None:
         """Append within `GATHER_S`, before anything that is appended later; how it went is in `failed` and `says`."""
@@ -72,8 +72,8 @@ class Journal:
         posted, self._posted = self._posted, []
         for event in posted:
             try:
-                self._send(event).add_callback(lambda _: self._note(None)).add_errback(self._note)
-            except (KafkaError, BrokerUnavailable) as error:
+                self._send(event, lambda error, _: self._note(error))
+            except BrokerUnavailable as error:
                 self._note(error)
 
     async def append(self, events: Sequence[wire.Event]) -> list[Verdict]:
@@ -110,12 +110,12 @@ class Journal:
         """Return once everything was taken by the broker or given up."""
         self._send_posted()
         try:
-            await asyncio.to_thread(self._producer.flush, self.ack_s)
-        except KafkaError as error:
+            await asyncio.to_thread(self._writer.flush, self.ack_s)
+        except BrokerUnavailable as error:
             self._note(error)
 
     def close(self) -> None:
-        self._producer.close(timeout=2.0)
+        self._writer.close(2.0)
 
     def _refusal(self, event: wire.Event) -> Verdict | None:
         if event.id and event.id in self._ids:
@@ -144,22 +144,21 @@ class Journal:
             else:
                 done.set_exception(error)
 
-        def tell(error: BaseException | None) -> None:
+        def tell(error: BaseException | None, offset: int) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle, error)
 
         try:
-            future = self._send(event)
-            future.add_callback(lambda _: tell(None)).add_errback(tell)
-        except (KafkaError, BrokerUnavailable) as error:
+            self._send(event, tell)
+        except BrokerUnavailable as error:
             settle(error)
         return done
 
-    def _send(self, event: wire.Event) -> Any:
+    def _send(self, event: wire.Event, done: Done) -> None:
         if self.failing_since is not None and time.monotonic() - self.failing_since < 0.5:
             raise BrokerUnavailable(f"{self.servers} does not take events: {self.says}")
         key = (event.user or event.item).encode()
-        return self._producer.send(self.topic, wire.encode(event), key=key)
+        self._writer.send(self.topic, wire.encode(event), key=key, done=done)
 
     def _note(self, error: BaseException | None) -> None:
         if error is None:
@@ -167,7 +166,7 @@ class Journal:
             self.failing_since, self.says = None, "the broker takes what is appended"
             return
         self.failed += 1
-        self.says = f"the broker does not take what is appended: {type(error).__name__}"
+        self.says = "the broker does not take what is appended"
         if self.failing_since is None:
             log.warning("%s: %s", self.topic, error)
         self.failing_since = time.monotonic()

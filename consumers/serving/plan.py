@@ -49,6 +49,7 @@ class Plan:
         self.spec, self.servers = spec, servers
         self.run = RunSettings(**spec.get("run", {}))
         self.client = ClientSettings(spec["world"].get("client"))
+        self.client_library = str(spec["world"].get("client_library", "kafka-python"))
         self._context: dict[str, Any] = {
             "seed": int(spec.get("seed", 0)),
             "device": torch.device("cpu"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import signal
 import socket
@@ -70,6 +71,7 @@ async def service(seconds: float, items: int = ITEMS, rate: float = RATE) -> dic
     to_weights, to_served = (after["latency_ms"][name]["p95"] for name in ("event_to_weights", "weights_to_served"))
     quantiles = 1000 * np.quantile(seen or [np.nan], (0.5, 0.95))
     return {
+        "client_library": client_library(),
         "items": items,
         "rate": rate,
         "seconds": seconds,
@@ -114,6 +116,11 @@ def _strangers(first: int, clock: float) -> list[dict[str, Any]]:
     ]
 
 
+def client_library() -> str:
+    """What service and learner speak to the broker with: confluent-kafka where it is installed."""
+    return "confluent" if importlib.util.find_spec("confluent_kafka") else "kafka-python"
+
+
 # --- the service -------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +128,7 @@ def _strangers(first: int, clock: float) -> list[dict[str, Any]]:
 async def _running(items: int, sets: list[str] | None = None) -> AsyncIterator[tuple[int, Connection, Any]]:
     """A service with its learner, ready; ends with the block. Its port, a connection, and its processes by name."""
     port = _free_port()
-    options = sets or [f"catalog.capacity={items + 1000}"]
+    options = [*(sets or [f"catalog.capacity={items + 1000}"]), f"world.client_library={client_library()}"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "streamrec.cli", "serve", "--embedded", "--port", str(port)]
         command += [

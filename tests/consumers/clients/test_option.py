@@ -13,7 +13,8 @@ import tomli_w
 from typer.testing import CliRunner
 
 from consumers import wire
-from consumers.broker import BrokerUnavailable, EmbeddedBroker, cluster_id
+from consumers.broker import BrokerUnavailable, EmbeddedBroker, cluster_id, create_topics
+from consumers.clients.library import open_writer
 from consumers.clients.option import settings_of
 from consumers.clients.settings import ClientSettings
 from consumers.kafka import connect_consumer, connect_producer
@@ -122,6 +123,20 @@ def test_tls_offered_to_a_broker_without_it_does_not_wait_for_ever(
     ) as error:
         connect(broker.address, settings=ClientSettings(table))
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("library", ["kafka-python", "confluent"])
+def test_writers_get_in(guarded: Guarded, library: str) -> None:
+    if library == "confluent":
+        pytest.importorskip("confluent_kafka", reason='needs the other client: pip install "streamrec[fast]"')
+    create_topics(guarded.address, {"written": 1}, guarded.settings)
+    writer = open_writer(library, guarded.address, guarded.settings, 10.0)
+    told: list[tuple[BaseException | None, int]] = []
+    writer.send("written", b"v", done=lambda *said: told.append(said))
+    writer.flush(10.0)
+    writer.close(5.0)
+    assert [error for error, _ in told] == [None]
 
 
 @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: {"client": t}, lambda t: {**SPEC, "world": {"client": t}}])

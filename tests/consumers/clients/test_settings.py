@@ -44,6 +44,8 @@ def test_a_producer_is_not_given_what_only_a_consumer_knows() -> None:
     settings = ClientSettings({"fetch_max_bytes": 5})
     assert settings.for_kafka_python(KafkaProducer.DEFAULT_CONFIG) == {}
     assert settings.for_kafka_python(KafkaConsumer.DEFAULT_CONFIG) == {"fetch_max_bytes": 5}
+    assert settings.for_confluent(producer=True) == {}
+    assert settings.for_confluent() == {"fetch.max.bytes": 5}
 
 
 def test_confluent_gets_its_own_names() -> None:

@@ -20,10 +20,12 @@ def event(kind: wire.Name, number: int) -> wire.Event:
     return wire.Event(kind, "u", item="i" if clicked else "", decision=-number, slate=() if clicked else ("i",))
 
 
-@pytest.fixture
-def journal(broker: EmbeddedBroker, topic: str, open_world: Open) -> Journal:
+@pytest.fixture(params=["kafka-python", "confluent"])
+def journal(request: pytest.FixtureRequest, broker: EmbeddedBroker, topic: str, open_world: Open) -> Journal:
+    if request.param == "confluent":
+        pytest.importorskip("confluent_kafka", reason='needs the other client: pip install "streamrec[fast]"')
     send(broker.address, topic, [event("click", 1)])  # the topic is there
-    return Journal(broker.address, topic)
+    return Journal(broker.address, topic, library=request.param)
 
 
 def test_what_is_posted_stands_before_what_is_appended_after_it(journal: Journal, open_world: Open) -> None:
