@@ -231,7 +231,7 @@ _OPTIONAL = {"shown": 0, "slot_logp": math.nan, "context": 0.0, "offer": 0}
 """Columns of `Events` that are as wide as the stream needs, and what stands in them for "nothing"."""
 
 
-_FEW_ROWS = 64
+FEW_ROWS = 64
 """So few that torch is faster."""
 
 
@@ -241,7 +241,7 @@ def stable_order(group: Tensor) -> Tensor:
     Thousands of row numbers on the CPU take a seventh of the time: numpy sorts integers with vector instructions, and
     their places are sorted along as the lower halves.
     """
-    if group.device.type != "cpu" or len(group) < _FEW_ROWS:
+    if group.device.type != "cpu" or len(group) < FEW_ROWS:
         return torch.argsort(group, stable=True)
     numbers = group.numpy()
     if numbers.min() < 0 or numbers.max() >= 1 << 31:

@@ -240,6 +240,7 @@ class ConfluentWriter:
             "acks": "all",
             "max.in.flight.requests.per.connection": 1,  # keeps the order when one of them is repeated
             "linger.ms": linger_ms,
+            "partitioner": "murmur2_random",  # as every other client: a user's events have one partition
             "compression.type": "lz4",
             "message.timeout.ms": int(1000 * timeout_s),
             "message.max.bytes": 1_048_576,  # as kafka-python
@@ -287,7 +288,7 @@ class ConfluentWriter:
 
     def flush(self, timeout_s: float) -> None:
         if self._producer.flush(timeout_s):
-            raise self._lost("records wait for it")
+            raise self._lost(f"records still wait after {timeout_s:.0f} s")
 
     def close(self, timeout_s: float) -> None:
         self._producer.flush(timeout_s)
@@ -301,7 +302,8 @@ class ConfluentWriter:
         try:
             self._producer.list_topics(topic, timeout=_TIMEOUT_S)
         except KafkaException as error:
-            raise self._lost(error) from None
+            said = self._settings.redacted(error)
+            raise BrokerUnavailable(f"no Kafka broker answers at {self.servers!r}: {said}") from None
 
     def _lost(self, error: object) -> BrokerUnavailable:
-        return BrokerUnavailable(f"{self.servers} did not take what was sent to it: {self._settings.redacted(error)}")
+        return BrokerUnavailable(self._settings.redacted(error))

@@ -239,7 +239,7 @@ class KafkaPythonWriter:
     """
 
     def __init__(self, servers: str, settings: ClientSettings, timeout_s: float, linger_ms: int = 5) -> None:
-        self.servers, self._settings = servers, settings
+        self._settings = settings
         self._producer = connect_producer(
             servers, timeout_s=timeout_s, settings=settings, idempotent=False, linger_ms=linger_ms
         )
@@ -277,4 +277,4 @@ class KafkaPythonWriter:
         self._producer.close(timeout=timeout_s)
 
     def _lost(self, error: object) -> BrokerUnavailable:
-        return BrokerUnavailable(f"{self.servers} did not take what was sent to it: {self._settings.redacted(error)}")
+        return BrokerUnavailable(self._settings.redacted(error))

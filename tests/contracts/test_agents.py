@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import agents
-from streamrec import checkpoint
+from streamrec import checkpoint, records
 from streamrec.build import build
 from streamrec.catalog import Catalog
 from streamrec.nn import products
@@ -465,6 +465,7 @@ def calls(work: Callable[[], object]) -> int:
 
 def test_costs_no_python_per_user(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "WORTH", sys.maxsize)  # one library multiplies
+    monkeypatch.setattr(records, "FEW_ROWS", 1)  # and one sorts
     agent, world = trained(make), Identity()
     transitions = {n: world.transition(agent, n) for n in (64, 1024)}
     for work in (agent.observe, lambda t: agent.act(t.history)):

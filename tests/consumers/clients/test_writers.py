@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from kafka import TopicPartition
+from kafka.partitioner.default import murmur2
 
 from consumers.broker import BrokerUnavailable, EmbeddedBroker, create_topics
 from consumers.clients import confluent
@@ -58,13 +59,15 @@ def test_records_arrive_in_order_as_they_were_handed_over(
     ]
 
 
-def test_records_of_one_key_go_to_one_partition(writer: Writer, broker: EmbeddedBroker, topic: str) -> None:
+def test_a_key_has_the_same_partition_whoever_writes(writer: Writer, broker: EmbeddedBroker, topic: str) -> None:
+    """That of murmur2, which Java's clients use; the numbers are kafka-python's."""
     create_topics(broker.address, {topic: 4}, ClientSettings())
-    told: Told = []
-    for _ in range(20):
-        writer.send(topic, b"v", b"one user", done=lambda *said: told.append(said))
+    told: dict[int, int] = {}
+    for number in range(40):
+        writer.send(topic, b"v", b"user-%d" % number, done=lambda _, at, number=number: told.update({number: at}))
     writer.flush(10.0)
-    assert sorted(offset for _, offset in told) == list(range(20))
+    homes = [(murmur2(b"user-%d" % number) & 0x7FFFFFFF) % 4 for number in range(40)]
+    assert told == {number: homes[:number].count(homes[number]) for number in range(40)}
 
 
 def test_whoever_sends_hears_that_the_broker_is_gone(library: str, topic: str) -> None:
