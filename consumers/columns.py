@@ -86,8 +86,8 @@ def to_events(
     return Received(events, messages, kept, refused)
 
 
-def _column(values: list[float] | list[int], default: float, dtype: torch.dtype) -> Tensor:
-    if values.count(default) == len(values):  # type: ignore[arg-type]  # in a tenth of the time, and most columns are
+def _column(values: Sequence[float], default: float, dtype: torch.dtype) -> Tensor:
+    if values.count(default) == len(values):  # in a tenth of the time, and most columns are
         return torch.full((len(values),), default, dtype=dtype)
     return torch.tensor(values, dtype=dtype)
 

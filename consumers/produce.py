@@ -21,6 +21,7 @@ from consumers.topic import EventTopic
 from streamrec.build import BadSpec, build
 from streamrec.catalog import Catalog
 from streamrec.data.events import read
+from streamrec.data.logs import slate_tickets
 from streamrec.interrupts import interrupts
 from streamrec.ports import World
 from streamrec.sessions import SessionStore
@@ -32,9 +33,6 @@ Report = dict[str, Any]
 
 START_S = 1_700_000_000.0
 """Event time at which simulated users start if their world does not say otherwise, seconds since the epoch."""
-
-_TICKET = 1 << 52
-"""Logs number their slates from here down, as a replay does: questions about organic clicks never meet them."""
 
 
 def send_log(
@@ -122,7 +120,7 @@ def _messages(frame: pd.DataFrame) -> Iterator[tuple[float, bytes, bytes]]:
     """(event time, key, value) per event. The impressions of one slate become one request that says what was shown."""
     names = ("user", "item", "time", "session", "value", "slate", "slot", "propensity")
     kinds = [wire.NAMES[code] for code in frame["kind"].cat.codes]
-    tickets = _tickets(frame["slate"])
+    tickets = slate_tickets(frame["slate"].to_numpy(object)).tolist()  # those of a replay of the log
     rows = zip(kinds, tickets, *(frame[name].tolist() for name in names), strict=True)
     shown: wire.Event | None = None  # the request that the impressions at hand belong to
     for kind, ticket, user, item, when, session, value, slate, slot, propensity in rows:
@@ -151,15 +149,6 @@ def _show(request: wire.Event, slot: int, item: str, propensity: float) -> None:
     slate[at] = item
     logp[at] = None if math.isnan(propensity) else math.log(propensity)
     request.slate, request.slot_logp = slate, logp
-
-
-def _tickets(slates: pd.Series[str]) -> list[int]:
-    """A negative number per slate id, the same in every process and the one a replay of the log uses; 0 for none."""
-    if not bool((slates != "").any()):
-        return [0] * len(slates)
-    hashed = pd.util.hash_array(slates.to_numpy(object)) >> 12
-    numbers = [-(max(int(number), 1) + _TICKET) for number in hashed]
-    return [number if slate else 0 for number, slate in zip(numbers, slates, strict=True)]
 
 
 def _limited(frames: Iterator[pd.DataFrame], limit: int | None) -> Iterator[pd.DataFrame]:

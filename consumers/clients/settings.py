@@ -39,6 +39,7 @@ _OF_CONSUMERS = frozenset(
     {"fetch_max_bytes", "max_partition_fetch_bytes", "fetch_max_wait_ms"}
     | {"session_timeout_ms", "max_poll_interval_ms", "heartbeat_interval_ms"}
 )
+"""Options that a producer of confluent-kafka refuses."""
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 

@@ -126,7 +126,7 @@ class LogWorld:
             torch.from_numpy(rows["time"]),
             item=torch.from_numpy(rows["row"]),
             value=torch.from_numpy(rows["value"]),
-            decision=-_tickets(rows["slate"]),
+            decision=slate_tickets(rows["slate"]),
             slot=torch.from_numpy(rows["slot"]),
             session=keys_of(rows["session"]),
             shown=torch.zeros(size, self.slate, dtype=torch.int64),
@@ -225,7 +225,7 @@ def _continues(rows: _Columns) -> NDArray[np.bool_]:
     return out
 
 
-def _tickets(slates: NDArray[np.object_]) -> Tensor:
-    """[rows] int64: a number for each slate above those of questions; 0 for ""."""
+def slate_tickets(slates: NDArray[np.object_]) -> Tensor:
+    """[rows] int64: a negative number per id of a slate, the same in every process; 0 for ""."""
     keys = keys_of(slates, 52)
-    return torch.where(keys == 0, 0, keys + _TICKET)
+    return torch.where(keys == 0, 0, -(keys + _TICKET))
