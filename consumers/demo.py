@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from consumers.broker import EmbeddedBroker, create_topics
 from consumers.dashboard import Dashboard
 from consumers.panel import Panel
 from streamrec import lifeline
+from streamrec.interrupts import interrupts
 
 EPOCH_S = 1_700_000_000.0
 """Event time at which the simulated users start, seconds since the epoch."""
@@ -61,7 +61,9 @@ def run_demo(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        interrupted = stack.enter_context(_interrupts())
+        stopped = threading.Event()
+        interrupted = stopped.is_set
+        stack.enter_context(interrupts(stopped.set))
         address = servers or stack.enter_context(EmbeddedBroker()).address
         create_topics(address, TOPICS)
         if not headless:
@@ -189,19 +191,3 @@ def _last_json(path: Path) -> dict[str, Any]:
 def _last_lines(what: str, log: Path) -> str:
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
     return f"{what} failed; the end of {log}:\n{tail}"
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT or SIGTERM came; it is answered where the demo can leave everything in order."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

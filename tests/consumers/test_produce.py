@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from kafka import KafkaConsumer
 
 from consumers import wire
 from consumers.broker import EmbeddedBroker, create_topics
@@ -150,10 +152,21 @@ def test_the_first_event_is_due_at_once_and_later_ones_by_their_distance() -> No
     assert Pace(None).left(1e9) == 0
 
 
+def interrupt_at_the_first_event(servers: str, topic: str) -> None:
+    """SIGINT to this process once `topic` holds an event: by then its sender listens for signals."""
+    with contextlib.closing(KafkaConsumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest")) as consumer:
+        while not consumer.poll(100):
+            pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_a_signal_ends_a_log_in_order(broker: EmbeddedBroker, topic: str, open_world: Open, tmp_path: Path) -> None:
     path = write_log(tmp_path / "log.parquet", 3000)
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    broker.create_topic(topic)
+    interrupter = threading.Thread(target=interrupt_at_the_first_event, args=(broker.address, topic))
+    interrupter.start()
     report = send_log(path, broker.address, topic, speed=100.0, quiet=True)
+    interrupter.join()
     assert 0 < report["events"] < 3000
     world = open_world()
     read_all(world)
