@@ -53,11 +53,17 @@ class Rows:
         return len(getattr(self, _names(type(self))[0]))
 
     def __getitem__(self, index: Tensor | slice) -> Self:
-        """The rows at `index` (bool mask, integer tensor or slice), in every field."""
-        if isinstance(index, Tensor) and index.dtype == torch.bool:
-            index = index.nonzero().squeeze(1)  # once, not for every field
+        """The rows at `index` (bool mask, integer tensor of numbers from 0, or slice), in every field."""
         cls = type(self)
-        return cls(**{name: getattr(self, name)[index] for name in _names(cls)})
+        if isinstance(index, slice):
+            return cls(**{name: getattr(self, name)[index] for name in _names(cls)})
+        if index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)  # once, not for every field
+        return cls(**{name: getattr(self, name).index_select(0, index) for name in _names(cls)})
+
+    def index_select(self, dim: int, index: Tensor) -> Self:
+        """The rows at `index`, under the name tensors have for it: two to four times as fast there as `[index]`."""
+        return self[index]
 
     def to(self, device: torch.device | str) -> Self:
         return replace(self, **{name: getattr(self, name).to(device) for name in _names(type(self))})
@@ -99,7 +105,7 @@ class Rows:
                     f"{name} is {tuple(theirs.shape[1:])} wide, expected {tuple(mine.shape[1:])}: "
                     "widths must stay what they were with the first rows"
                 )
-            mine[index] = theirs
+            mine.index_copy_(0, index, theirs.to(mine.dtype))
 
     def columns(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the record with its dotted name, nested records included."""

@@ -81,6 +81,7 @@ class SessionStore:
         self.watermark = float("-inf")  # newest event time seen
         self.recycled = 0  # how often items left everything, since this store was made
         self.counts = dict.fromkeys(("late", "duplicate", "unknown", "out_of_order", "evicted_open"), 0)
+        self._strength = torch.tensor([_STRENGTH.get(kind, 0) for kind in Kind], device=self.device)
         self._positive, self._feedback = (_table_of(kinds).to(self.device) for kinds in (POSITIVE, FEEDBACK))
         self._weights = _reward_table(reward or {"click": 1.0, "purchase": 1.0, "rating": 1.0}).to(self.device)
         self._next_scan = float("-inf")
@@ -359,9 +360,8 @@ class SessionStore:
         silent = self._weights[int(Kind.IMPRESSION)]
         self._open.seen[user, slot] |= bit
         self._open.rewards[user, slot] += self._weights[kind] * answers.value[match][~again] - silent * first
-        strength = torch.tensor([_STRENGTH.get(k, 0) for k in Kind], device=self.device)
         before = self._open.feedback[user, slot].long()
-        stronger = torch.where(strength[kind] > strength[before], kind, before)
+        stronger = torch.where(self._strength[kind] > self._strength[before], kind, before)
         self._open.feedback[user, slot] = stronger.to(torch.int8)
         complete[match] = self._answered(answers.user[match])
         return fresh, complete
@@ -485,8 +485,11 @@ def _table_of(kinds: Sequence[Kind]) -> Tensor:
 
 def _push(table: Tensor, rows: Tensor, newest: Tensor) -> None:
     """Shift the windows of `rows`, all different, to the left and write `newest` on the right."""
-    kept = table.index_select(0, rows)[:, 1:]
-    table.index_copy_(0, rows, torch.cat([kept, newest.to(table.dtype).unsqueeze(1)], dim=1))
+    width = table.shape[1]
+    wider = table.new_empty(len(rows), width + 1, *table.shape[2:])
+    torch.index_select(table, 0, rows, out=wider[:, :width])
+    wider[:, width] = newest
+    table.index_copy_(0, rows, wider[:, 1:])
 
 
 def _reward_table(weights: Mapping[str, float]) -> Tensor:

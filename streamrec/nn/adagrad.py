@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from streamrec.parallel import joined, share
 from streamrec.ports import State
@@ -21,11 +22,16 @@ class Adagrad:
     squared, and only the rows present move, momentum included: a step costs what the batch touched, where Adam on
     a table of the catalogue's capacity would cost the capacity.
 
+    `norm` keeps rows of a table at one Euclidean length: after a step, those that moved are set back to it (projected
+    gradient descent). With item vectors of one length the score of an item is a matter of direction alone, not of how
+    often it was clicked, as in NISER (Gupta et al., CIKM 2019 workshop), which divides by the length instead.
+
     Args:
         parameters: pairs of name and parameter, as `nn.Module.named_parameters` gives them.
         learning_rate: Adagrad wants large ones: .05 to .2.
         momentum: 0 = none.
         eps: added to acc before the root.
+        norm: name of a table -> length of its rows, above 0. A row that has not moved yet is as it was.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -37,6 +43,7 @@ class Adagrad:
         learning_rate: float = 0.05,
         momentum: float = 0.0,
         eps: float = 1e-6,
+        norm: Mapping[str, float] | None = None,
     ) -> None:
         if learning_rate <= 0.0:
             raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
@@ -46,6 +53,7 @@ class Adagrad:
         self.momentum = momentum
         self.eps = eps
         self.parameters = dict(parameters)
+        self.norm = _checked(norm or {}, self.parameters)
         self.acc = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
         moving = self.acc if momentum else {}
         self.velocity = {name: torch.zeros_like(acc) for name, acc in moving.items()}
@@ -70,8 +78,10 @@ class Adagrad:
             if grad.is_sparse:
                 whole = grad.coalesce()
                 self._sparse(name, parameter, whole.indices()[0], whole.values())
+                self._hold(name, parameter, whole.indices()[0])
             else:
                 self._dense(name, parameter, grad)
+                self._hold(name, parameter)
 
     def _dense(self, name: str, parameter: Tensor, grad: Tensor) -> None:
         scale = (self.acc[name].addcmul_(grad, grad) + self.eps).rsqrt_()
@@ -97,6 +107,15 @@ class Adagrad:
         velocity.index_add_(0, rows, change)
         parameter.index_add_(0, rows, change.add_(before))
 
+    def _hold(self, name: str, parameter: Tensor, rows: Tensor | None = None) -> None:
+        """Set `rows`, or all that ever had a gradient, back to their length."""
+        if name not in self.norm:
+            return
+        if rows is None:
+            rows = self.acc[name].any(1).nonzero().squeeze(1)
+        moved = F.normalize(parameter.index_select(0, rows), dim=1)
+        parameter.index_copy_(0, rows, moved.mul_(self.norm[name]))
+
     def state_dict(self) -> State:
         """Copies of the accumulators and, with momentum, of the velocities, by parameter name."""
         return {
@@ -119,3 +138,13 @@ class Adagrad:
                 )
             for name, value in mine.items():
                 value.copy_(theirs[name])
+
+
+def _checked(norm: Mapping[str, float], parameters: Mapping[str, Tensor]) -> dict[str, float]:
+    for name, length in norm.items():
+        if name not in parameters or parameters[name].dim() != 2:
+            tables = sorted(name for name, value in parameters.items() if value.dim() == 2)
+            raise ValueError(f"norm names {name!r}, which is no table of the model; its tables are {tables}")
+        if not length > 0.0:
+            raise ValueError(f"norm of {name!r} must be above 0, got {length}")
+    return dict(norm)

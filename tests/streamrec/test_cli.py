@@ -19,7 +19,7 @@ TINY += ["--set", "world.core.items=120"]
 
 def streamrec(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "streamrec.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240
+        [sys.executable, "-m", "streamrec", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == code, done.stderr
     return done

@@ -73,6 +73,41 @@ def test_state_goes_into_another_optimiser() -> None:
         Adagrad([("p", p)]).load_state_dict(one.state_dict())
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.4])
+def test_rows_that_moved_have_their_length_and_sparse_equals_dense(momentum: float) -> None:
+    start = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    rows = torch.tensor([1, 4, 1, 3])
+    tables = []
+    for sparse in (True, False):
+        table = nn.Parameter(start.clone())
+        optimiser = Adagrad([("t", table)], 0.1, momentum, norm={"t": 0.5})
+        for _ in range(3):
+            optimiser.zero_grad()
+            (F.embedding(rows, table, sparse=sparse) * weights).sum().backward()
+            optimiser.step()
+        tables.append(table.detach())
+    torch.testing.assert_close(tables[0], tables[1])
+    torch.testing.assert_close(tables[0].norm(dim=1)[[1, 3, 4]], torch.full((3,), 0.5))
+    assert torch.equal(tables[0][[0, 2, 5]], start[[0, 2, 5]])
+
+
+def test_a_step_towards_the_gradient_turns_the_row() -> None:
+    # From (1, 0) with g = (0, -1): acc 1, step .1 up, then back to length 1.
+    table = nn.Parameter(torch.tensor([[1.0, 0.0]]))
+    table.grad = torch.tensor([[0.0, -1.0]])
+    Adagrad([("t", table)], 0.1, norm={"t": 1.0}).step()
+    torch.testing.assert_close(table.detach(), torch.tensor([[1.0, 0.1]]) / 1.01**0.5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "said"), [({"v": 1.0}, "no table"), ({"x": 1.0}, "no table"), ({"t": 0.0}, "above 0")]
+)
+def test_only_tables_have_rows_of_a_length(norm: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Adagrad([("t", nn.Parameter(torch.zeros(2, 2))), ("v", nn.Parameter(torch.zeros(2)))], norm=norm)
+
+
 @pytest.mark.parametrize("setting", [{"learning_rate": 0.0}, {"momentum": 1.0}, {"momentum": -0.1}])
 def test_settings_out_of_range_are_named(setting: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
