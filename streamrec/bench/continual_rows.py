@@ -86,6 +86,7 @@ class Trained:
         self.training = runs.training(row)
         self.model.to(self.device)
         self.optimiser = self._optimiser()
+        self.learning_rate = self.optimiser.learning_rate
         self.schedule: Any = None
         if "schedule" in settings:
             self.schedule = build(copy.deepcopy(settings["schedule"]), context, f"rows.{row}.schedule")
@@ -104,6 +105,8 @@ class Trained:
         self.runs.clicks.grow(self.catalog, t)
         if not self.warm and t:
             self._start_over(t)
+        elif t:
+            self.optimiser.learning_rate = self.learning_rate * self.training.later
         epochs = self._fit(self.runs.clicks.train(t, self.everything))
         if self.schedule is not None:
             self.schedule.end_period(self.model)

@@ -58,6 +58,7 @@ class Training:
     validation: float = 0.1  # share of the sequences that is not trained on
     patience: int = 5  # epochs without a better recall on those before training ends
     average: float = 0.0  # share of the epochs before in the average of weights that is kept; 0 = the last epoch alone
+    later: float = 1.0  # learning rate of the periods after the first, as a share of the optimiser's; not for new weights
     whole: bool = True  # whole sequences through `sequence_loss`, or prefixes through `loss`
 
     def __post_init__(self) -> None:
@@ -66,6 +67,8 @@ class Training:
             raise ValueError(f"epochs, batch and patience must be at least 1, got {got}")
         if not 0.0 < self.validation < 1.0:
             raise ValueError(f"validation must be between 0 and 1, got {self.validation}")
+        if not self.later > 0.0:
+            raise ValueError(f"later must be above 0, got {self.later}")
         if not 0.0 <= self.average < 1.0:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Generator
 
 from streamrec.bench import continual
-from streamrec.bench.continual_table import Periods, load, shipped
+from streamrec.bench.continual_rows import learner_of
+from streamrec.bench.continual_table import Periods, Runs, load, shipped
 from streamrec.build import BadSpec
 
 ITEMS = 30
@@ -114,6 +116,31 @@ def test_all_rows_learn(data: Path, tmp_path: Path, encoder: str) -> None:
         assert row["epochs"] == {"vsknn": 0, "blend": 0, "joint": 2}.get(row["model"], 4)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     assert len(said) == 3 * len(rows)
+
+
+def test_later_periods_may_learn_more_slowly_and_new_weights_do_not(data: Path, tmp_path: Path) -> None:
+    spec, slow = Path(table(tmp_path)), tmp_path / "slow.toml"
+    slow.write_text(spec.read_text().replace("epochs = 2", "later = 1e-9\nepochs = 2"))
+    learners = {}
+    for path in (spec, slow):
+        runs = Runs(tmp_path / path.stem, load(str(path)), Periods.read(data, None), 0)
+        learners[path] = [learner_of(row, runs, torch.device("cpu")) for row in ("dropout", "joint")]
+        for learner in learners[path]:
+            learner.learn(0)
+    before = copy.deepcopy(learners[slow][0].model.state_dict())
+    for name, value in learners[spec][0].model.named_parameters():
+        assert torch.equal(value, before[name]), "the first period is what it was"
+    for path in (spec, slow):
+        for learner in learners[path]:
+            learner.learn(1)
+    for name, value in learners[slow][0].model.named_parameters():
+        torch.testing.assert_close(value, before[name], atol=1e-6, rtol=0)
+    moved = dict(learners[spec][0].model.named_parameters())["encoder.items.weight"]
+    assert (moved - before["encoder.items.weight"]).abs().max() > 1e-2
+    for (_, one), (_, other) in zip(
+        *(learners[path][1].model.named_parameters() for path in (spec, slow)), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 # --- going on ----------------------------------------------------------------------------------------------------
