@@ -58,7 +58,7 @@ class Training:
     validation: float = 0.1  # share of the sequences that is not trained on
     patience: int = 5  # epochs without a better recall on those before training ends
     average: float = 0.0  # share of the epochs before in the average of weights that is kept; 0 = the last epoch alone
-    later: float = 1.0  # learning rate of the periods after the first, as a share of the optimiser's; not for new weights
+    later: float = 1.0  # learning rate of the periods after the first, as a share of the optimiser's; if `warm`
     whole: bool = True  # whole sequences through `sequence_loss`, or prefixes through `loss`
 
     def __post_init__(self) -> None:
