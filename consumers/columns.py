@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ def to_events(
     catalog: Catalog,
     sessions: SessionStore,
     slate: int,
+    codes: NDArray[np.integer[Any]] | None = None,
 ) -> Received:
     """Events from decoded messages (no instructions), in order.
 
@@ -47,10 +49,11 @@ def to_events(
             too rare yet (`Catalog.admit`) is row 0, and the message is taken as one without an item.
         sessions: gives users their rows.
         slate: K, the widest slate of a request. Wider ones are refused.
+        codes: [B] numbers of the kinds, where they are known already.
     """
     items = catalog.rows([m.item for m in messages])
-    slates = {at: catalog.rows(slate) for at, slate in enumerate([m.slate for m in messages]) if slate}
-    codes = np.array([CODES[m.kind] for m in messages], dtype=np.int8)
+    slates = _slates_of(messages, catalog)
+    codes = np.array([CODES[m.kind] for m in messages] if codes is None else codes, dtype=np.int8)
     asked = np.flatnonzero(codes == _REQUEST).tolist()
     stamps = np.asarray(sent, dtype=np.float64)
     refused = _refusals(messages, items, slates, catalog, slate)
@@ -76,7 +79,7 @@ def to_events(
         value=_column([m.value for m in messages], 1.0, torch.float32),
         decision=_column([m.decision for m in messages], 0, torch.int64),
         slot=_column([m.slot for m in messages], -1, torch.int64),
-        session=keys_of([m.session for m in messages]),
+        session=_session_keys([m.session for m in messages]),
         sent=torch.from_numpy(stamps),
         shown=shown,
         slot_logp=slot_logp,
@@ -84,6 +87,20 @@ def to_events(
         offer=offer,
     )
     return Received(events, messages, kept, refused)
+
+
+def _slates_of(messages: Sequence[Event], catalog: Catalog) -> dict[int, Tensor]:
+    """Rows of the slates, by place of the message."""
+    slates = [m.slate for m in messages]
+    if slates.count(()) == len(slates):  # as in streams of clicks
+        return {}
+    return {at: catalog.rows(slate) for at, slate in enumerate(slates) if slate}
+
+
+def _session_keys(names: Sequence[str]) -> Tensor:
+    if names.count("") == len(names):
+        return torch.zeros(len(names), dtype=torch.int64)
+    return keys_of(names)
 
 
 def _column(values: Sequence[float], default: float, dtype: torch.dtype) -> Tensor:

@@ -362,7 +362,7 @@ class KafkaWorld:
         orders = int((batch.codes > wire.FIRST_ORDER).sum())  # in front
         refused = self._orders.follow(batch.events[:orders])
         rest = batch if not orders else batch.at(np.arange(orders, len(batch)))
-        received = to_events(rest.events, rest.sent, self.catalog, self.sessions, self.slate)
+        received = to_events(rest.events, rest.sent, self.catalog, self.sessions, self.slate, rest.codes)
         refused += [(at + orders, reason) for at, reason in received.refused]
         for at, reason in refused:
             self._outbox.bury(self._reader.origin(batch.raw[at], batch.offsets[at]), reason)
