@@ -109,8 +109,8 @@ def stage(broker: EmbeddedBroker, tmp_path: Path) -> Iterator[Stage]:
     made.close()
 
 
-async def until(what: Callable[[], object], seconds: float = 90.0) -> None:
-    """Wait until `what` is true."""
+async def until(what: Callable[[], object], seconds: float = 180.0) -> None:
+    """Wait until `what` is true; a child that starts on a busy machine may need a minute for its imports alone."""
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
