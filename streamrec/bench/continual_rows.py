@@ -75,7 +75,7 @@ class Trained:
     """A model with weights, and what was remembered of the periods before.
 
     Departures from the protocol's authors (doublemul/ADER): whole sequences stand for their prefixes where `whole` is
-    set; a share of the sequences rather than of the prefixes is kept for validation.
+    set; a share of the sequences rather than of the prefixes is kept for validation; `later` and `average` are ours.
     """
 
     def __init__(self, row: str, runs: Runs, model: Any, context: dict[str, Any]) -> None:

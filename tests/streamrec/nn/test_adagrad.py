@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamrec.nn.adagrad import Adagrad
+
+
+def stepped(start: Tensor, rows: Tensor, sparse: bool, momentum: float, norm: dict[str, float] | None = None) -> Tensor:
+    """A table after three steps in which `rows` [4] are looked up."""
+    weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    table = nn.Parameter(start.clone())
+    optimiser = Adagrad([("t", table)], 0.1, momentum, norm=norm)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (F.embedding(rows, table, sparse=sparse) * weights).sum().backward()
+        optimiser.step()
+    return table.detach()
 
 
 def test_two_steps_worked_out_by_hand() -> None:
@@ -32,16 +44,7 @@ def test_eps_is_inside_the_root() -> None:
 def test_sparse_equals_dense_on_the_rows_that_always_occur(momentum: float) -> None:
     start = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([1, 4, 1, 1])  # row 1 three times in one batch: one summed gradient
-    weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
-    tables = []
-    for sparse in (True, False):
-        table = nn.Parameter(start.clone())
-        optimiser = Adagrad([("t", table)], learning_rate=0.1, momentum=momentum)
-        for _ in range(3):
-            optimiser.zero_grad()
-            (F.embedding(rows, table, sparse=sparse) * weights).sum().backward()
-            optimiser.step()
-        tables.append(table.detach())
+    tables = [stepped(start, rows, sparse, momentum) for sparse in (True, False)]
     torch.testing.assert_close(tables[0], tables[1])
     assert torch.equal(tables[0][[0, 2, 3, 5]], start[[0, 2, 3, 5]])
 
@@ -76,17 +79,8 @@ def test_state_goes_into_another_optimiser() -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.4])
 def test_rows_that_moved_have_their_length_and_sparse_equals_dense(momentum: float) -> None:
     start = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-    weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
     rows = torch.tensor([1, 4, 1, 3])
-    tables = []
-    for sparse in (True, False):
-        table = nn.Parameter(start.clone())
-        optimiser = Adagrad([("t", table)], 0.1, momentum, norm={"t": 0.5})
-        for _ in range(3):
-            optimiser.zero_grad()
-            (F.embedding(rows, table, sparse=sparse) * weights).sum().backward()
-            optimiser.step()
-        tables.append(table.detach())
+    tables = [stepped(start, rows, sparse, momentum, {"t": 0.5}) for sparse in (True, False)]
     torch.testing.assert_close(tables[0], tables[1])
     torch.testing.assert_close(tables[0].norm(dim=1)[[1, 3, 4]], torch.full((3,), 0.5))
     assert torch.equal(tables[0][[0, 2, 5]], start[[0, 2, 5]])
