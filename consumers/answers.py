@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consumers.wire import Event
@@ -27,17 +29,23 @@ class Asked:
     """
 
     def __init__(self, events: Events, ids: Sequence[str], policies: Tensor) -> None:
-        at = torch.nonzero(events.kind == int(Kind.REQUEST)).squeeze(1)
-        order = torch.argsort(events.user[at], stable=True)
-        self._at = at[order].numpy()
-        self._users, self._next = np.unique(events.user[self._at].numpy(), return_index=True)
-        self._ids, self._policies = ids, policies
+        self._events, self._ids, self._policies = events, ids, policies
+
+    @cached_property
+    def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Places of the requests, by user; the users; where the next request of each is among the places."""
+        at = torch.nonzero(self._events.kind == int(Kind.REQUEST)).squeeze(1)
+        order = torch.argsort(self._events.user[at], stable=True)
+        places = at[order].numpy()
+        users, first = np.unique(self._events.user[places].numpy(), return_index=True)
+        return places, users, first
 
     def take(self, users: Tensor) -> tuple[list[str], Tensor]:
         """Ids and policies of the next request of each of `users` [B], none of them twice."""
-        place = np.searchsorted(self._users, users.numpy())
-        rows = self._at[self._next[place]]
-        self._next[place] += 1
+        places, known, first = self._index  # made when somebody asks: whoever only follows a stream never does
+        at = np.searchsorted(known, users.numpy())
+        rows = places[first[at]]
+        first[at] += 1
         return [self._ids[at] for at in rows.tolist()], self._policies[torch.from_numpy(rows)]
 
 

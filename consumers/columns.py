@@ -94,7 +94,10 @@ def _slates_of(messages: Sequence[Event], catalog: Catalog) -> dict[int, Tensor]
     slates = [m.slate for m in messages]
     if slates.count(()) == len(slates):  # as in streams of clicks
         return {}
-    return {at: catalog.rows(slate) for at, slate in enumerate(slates) if slate}
+    places = [at for at, slate in enumerate(slates) if slate]
+    rows = catalog.rows([item for at in places for item in slates[at]])
+    parts = torch.split(rows, [len(slates[at]) for at in places])
+    return dict(zip(places, parts, strict=True))
 
 
 def _session_keys(names: Sequence[str]) -> Tensor:
@@ -138,8 +141,11 @@ def _slates(messages: Sequence[Event], slates: dict[int, Tensor], width: int) ->
     """[B, width] rows of what logs say was shown, and the log-propensity per slot."""
     shown = torch.zeros(len(messages), width, dtype=torch.int64)
     logp = torch.full((len(messages), width), torch.nan)
-    for at, rows in slates.items():
-        shown[at, : len(rows)] = rows
-        known = [math.nan if p is None else p for p in messages[at].slot_logp]
-        logp[at, : len(known)] = torch.tensor(known)
+    if slates:
+        sizes = np.array([len(rows) for rows in slates.values()])
+        column = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
+        place = (torch.from_numpy(np.repeat(list(slates), sizes)), torch.from_numpy(column))
+        said = [messages[at].slot_logp or [None] * len(rows) for at, rows in slates.items()]
+        shown[place] = torch.cat(list(slates.values()))
+        logp[place] = torch.tensor([math.nan if p is None else p for slots in said for p in slots])
     return shown, logp

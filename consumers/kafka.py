@@ -168,7 +168,7 @@ class KafkaWorld:
         letters = dead_letters if bury else ""
         self._outbox = Outbox(bootstrap_servers, letters, send_timeout_s, self._settings, client_library)
         try:
-            self._reader = open_reader(client_library, bootstrap_servers, topic, group, self._settings)
+            self._reader = open_reader(client_library, bootstrap_servers, topic, group, self._settings, gather_s)
         except BaseException:
             self._outbox.close(0)
             raise

@@ -6,10 +6,12 @@ valid candidates end in index -1 with log-propensity 0: an empty slot is certain
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from streamrec.records import History
@@ -71,29 +73,38 @@ def choose(scores: Tensor, k: int, epsilon: float, generator: Generator) -> tupl
     if epsilon == 0.0 or scores.shape[1] == 0:
         return best, torch.zeros(best.shape, device=scores.device)
     coin, where = torch.rand(2, len(scores), k, generator=generator, device=scores.device, dtype=torch.float64)
-    count = (scores > -torch.inf).sum(1, dtype=torch.int32)
-    left = count.unsqueeze(1) - torch.arange(k, dtype=torch.int32, device=scores.device)  # [B, k]
+    few = len(scores) <= FEW and scores.is_cpu
+    gone = [np.flatnonzero(~(row > -np.inf)) for row in scores.detach().numpy()] if few else []  # not valid, by row
+    width = scores.shape[1]
+    count = torch.tensor([width - len(row) for row in gone]) if few else (scores > -torch.inf).sum(1)
+    left = count.int().unsqueeze(1) - torch.arange(k, dtype=torch.int32, device=scores.device)  # [B, k]
     index, greedy = best, torch.ones_like(coin, dtype=torch.bool)
     explores = coin < epsilon
     who = explores.any(1).nonzero().squeeze(1)
     if len(who):
-        explored = _few_explored if len(who) <= FEW and scores.is_cpu else _explored
-        index[who], greedy[who] = explored(scores[who], best[who], left[who], explores[who], where[who])
+        mine = (best[who], left[who], explores[who], where[who])
+        index[who], greedy[who] = (
+            _few_explored([gone[at] for at in who.tolist()], *mine) if few else _explored(scores[who], *mine)
+        )
     share = epsilon / left.clamp(min=1)
     propensity = torch.where(greedy, 1.0 - epsilon + share, share)
     return index, torch.where(left > 0, propensity.log(), 0.0)
 
 
-def _few_explored(scores: Tensor, best: Tensor, left: Tensor, explores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """The choices [B, k], and whether each is the best one left, when `explores` says who draws, and `where` which."""
+def _few_explored(
+    gone: Sequence[NDArray[np.int64]], best: Tensor, left: Tensor, explores: Tensor, where: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The choices [B, k], and whether each is the best one left, when `explores` says who draws, and `where` which.
+
+    `gone` are the columns that are not valid. They are few, so a column's rank among the valid ones is counted by them.
+    """
     index, greedy = [], []
     columns = (best.numpy(), left.tolist(), explores.tolist(), where.tolist())
-    for mask, order, free, draws, place in zip((scores > -torch.inf).numpy(), *columns, strict=True):
-        valid = np.flatnonzero(mask)
-        ranks = np.searchsorted(valid, order).tolist()  # of the best, among the valid ones
+    for out, order, free, draws, place in zip(gone, *columns, strict=True):
+        ranks = (order - np.searchsorted(out, order)).tolist()
         picks: list[int] = []  # ranks
         firsts = []
-        for slot in range(min(len(valid), len(draws))):
+        for slot in range(min(max(free[0], 0), len(draws))):
             firsts.append(next(rank for rank in ranks if rank not in picks))
             if not draws[slot]:
                 picks.append(firsts[-1])
@@ -103,7 +114,9 @@ def _few_explored(scores: Tensor, best: Tensor, left: Tensor, explores: Tensor, 
                 pick += rank <= pick
             picks.append(pick)
         none = len(draws) - len(picks)
-        index.append([*valid[picks].tolist(), *[-1] * none])
+        valid = np.array(picks, dtype=np.int64)
+        valid += np.searchsorted(out - np.arange(len(out)), valid, side="right")  # those gone before each
+        index.append([*valid.tolist(), *[-1] * none])
         greedy.append([pick == first for pick, first in zip(picks, firsts, strict=True)] + [True] * none)
     return torch.tensor(index), torch.tensor(greedy)
 

@@ -38,6 +38,8 @@ class ConfluentReader:
         topic: must exist.
         group: None = no group.
         settings: how to connect.
+        gather_s: how long whoever reads gathers records; the broker may keep few records back for half as long then,
+            where it would otherwise be asked again for each.
 
     Raises:
         ValueError: the package is not installed, or it refuses a setting.
@@ -45,7 +47,9 @@ class ConfluentReader:
 
     ahead = 100_000  # a pause throws away what the library holds
 
-    def __init__(self, servers: str, topic: str, group: str | None, settings: ClientSettings) -> None:
+    def __init__(
+        self, servers: str, topic: str, group: str | None, settings: ClientSettings, gather_s: float = 0.0
+    ) -> None:
         if _MISSING is not None:
             raise ValueError('world.client_library = "confluent" needs: pip install "streamrec[fast]"') from _MISSING
         self.topic, self.group, self.servers, self._settings = topic, group, servers, settings
@@ -59,7 +63,8 @@ class ConfluentReader:
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
-            "fetch.wait.max.ms": 10,
+            "fetch.wait.max.ms": max(10, int(500 * gather_s)),
+            "fetch.min.bytes": 65_536 if gather_s else 1,
             "fetch.message.max.bytes": 4_194_304,
             "queued.min.messages": 50_000,
             "queued.max.messages.kbytes": 65_536,

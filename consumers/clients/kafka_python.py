@@ -34,11 +34,14 @@ class KafkaPythonReader:
         topic: must exist.
         group: None = no group.
         settings: how to connect.
+        gather_s: without effect, it asks the broker only when it is asked itself.
     """
 
     ahead = 0
 
-    def __init__(self, servers: str, topic: str, group: str | None, settings: ClientSettings) -> None:
+    def __init__(
+        self, servers: str, topic: str, group: str | None, settings: ClientSettings, gather_s: float = 0.0
+    ) -> None:
         self.topic = topic
         self._consumer = connect_consumer(servers, group, settings)
         self._consumer._fetcher.PartitionRecords = ColumnarRecords

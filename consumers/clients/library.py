@@ -9,7 +9,7 @@ from consumers.clients.kafka_python import KafkaPythonReader, KafkaPythonWriter
 from consumers.clients.seam import Reader, Writer
 from consumers.clients.settings import ClientSettings
 
-_READERS: dict[str, Callable[[str, str, str | None, ClientSettings], Reader]] = {
+_READERS: dict[str, Callable[[str, str, str | None, ClientSettings, float], Reader]] = {
     "kafka-python": KafkaPythonReader,
     "confluent": ConfluentReader,
 }
@@ -20,15 +20,25 @@ _WRITERS: dict[str, Callable[[str, ClientSettings, float, int], Writer]] = {
 }
 
 
-def open_reader(library: str, servers: str, topic: str, group: str | None, settings: ClientSettings) -> Reader:
+def open_reader(
+    library: str, servers: str, topic: str, group: str | None, settings: ClientSettings, gather_s: float = 0.0
+) -> Reader:
     """A reader of `topic` by the client library of that name.
+
+    Args:
+        library: its name.
+        servers: host:port[,host:port].
+        topic: must exist.
+        group: None = no group.
+        settings: how to connect.
+        gather_s: how long whoever reads gathers records before they are needed.
 
     Raises:
         ValueError: there is no such library, or it is not installed.
         BrokerUnavailable: nobody answers at `servers`.
     """
     _check(library)
-    return _READERS[library](servers, topic, group, settings)
+    return _READERS[library](servers, topic, group, settings, gather_s)
 
 
 def open_writer(library: str, servers: str, settings: ClientSettings, timeout_s: float, linger_ms: int = 5) -> Writer:

@@ -20,7 +20,7 @@ from streamrec.sessions import SessionStore
 PUBLISH_S = 1.0
 """`[run] publish_s` of a spec that does not say."""
 
-GATHER_S = 0.05
+GATHER_S = 0.2
 """`[world] gather_s` of its learner: nobody waits for what that decides, and small steps take the processor's time."""
 
 _SHARED = frozenset(

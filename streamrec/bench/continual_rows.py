@@ -75,7 +75,8 @@ class Trained:
     """A model with weights, and what was remembered of the periods before.
 
     Departures from the protocol's authors (doublemul/ADER): whole sequences stand for their prefixes where `whole` is
-    set; a share of the sequences rather than of the prefixes is kept for validation; `later` and `average` are ours.
+    set; a share of the sequences rather than of the prefixes is kept for validation, and with `refit` learned at its
+    end, so that no click goes unlearned; `later` and `average` are ours.
     """
 
     def __init__(self, row: str, runs: Runs, model: Any, context: dict[str, Any]) -> None:
@@ -124,7 +125,7 @@ class Trained:
     # --- training ------------------------------------------------------------------------------------------------
 
     def _fit(self, clicks: Sequences) -> int:
-        """Epochs until the held-out sequences are ranked no better; the best weights stay."""
+        """Epochs until the held-out sequences are ranked no better; the best weights stay and learn from those too."""
         if self.schedule is not None:
             history, target = clicks.prefixes(*clicks.clicks(), self.runs.length)
             self.schedule.add(self.model, history.to(self.device), target.to(self.device))
@@ -145,6 +146,9 @@ class Trained:
                 best, best_state = recall, {**last, "model": mean}
         self.model.load_state_dict(best_state["model"])
         self.optimiser.load_state_dict(best_state["optimiser"])
+        held_out = valid.to(self.device)
+        for _ in range(self.training.refit):
+            self._epoch(held_out)
         return epochs
 
     def _weights(self) -> State:

@@ -57,6 +57,7 @@ class Training:
     batch: int = 256  # clicks in a step
     validation: float = 0.1  # share of the sequences that is not trained on
     patience: int = 5  # epochs without a better recall on those before training ends
+    refit: int = 0  # passes over those once the best weights are chosen, so that no click goes unlearned; 0 = none
     average: float = 0.0  # share of the epochs before in the average of weights that is kept; 0 = the last epoch alone
     later: float = 1.0  # learning rate of the periods after the first, as a share of the optimiser's; if `warm`
     whole: bool = True  # whole sequences through `sequence_loss`, or prefixes through `loss`
@@ -65,6 +66,8 @@ class Training:
         if self.epochs < 1 or self.batch < 1 or self.patience < 1:
             got = f"epochs={self.epochs}, batch={self.batch}, patience={self.patience}"
             raise ValueError(f"epochs, batch and patience must be at least 1, got {got}")
+        if self.refit < 0:
+            raise ValueError(f"refit must be at least 0, got {self.refit}")
         if not 0.0 < self.validation < 1.0:
             raise ValueError(f"validation must be between 0 and 1, got {self.validation}")
         if not self.later > 0.0:

@@ -80,6 +80,9 @@ def test_the_options_reach_both_clients(monkeypatch: pytest.MonkeyPatch) -> None
     confluent.ConfluentReader("h:1", "t", None, settings)
     assert given["sasl.password"] == SECRET
     assert given["session.timeout.ms"] == 9000
+    assert (given["fetch.wait.max.ms"], given["fetch.min.bytes"]) == (10, 1)
+    confluent.ConfluentReader("h:1", "t", None, settings, gather_s=0.2)
+    assert (given["fetch.wait.max.ms"], given["fetch.min.bytes"]) == (100, 65_536)
 
 
 def test_a_password_from_a_file_without_its_line_break(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator
+from torch.nn import functional as F
 
 from streamrec.bench import continual
-from streamrec.bench.continual_rows import learner_of
+from streamrec.bench.continual_rows import Trained, learner_of
 from streamrec.bench.continual_table import Periods, Runs, load, shipped
 from streamrec.build import BadSpec
+from streamrec.data.sequences import Sequences
 
 ITEMS = 30
 TABLE = """
@@ -141,6 +143,34 @@ def test_later_periods_may_learn_more_slowly_and_new_weights_do_not(data: Path, 
         *(learners[path][1].model.named_parameters() for path in (spec, slow)), strict=True
     ):
         assert torch.equal(one, other)
+
+
+def test_held_out_sequences_may_be_learned_once_the_epochs_are_chosen(data: Path, tmp_path: Path) -> None:
+    spec, refit = Path(table(tmp_path)), tmp_path / "refit.toml"
+    refit.write_text(
+        spec.read_text().replace("epochs = 2", "refit = 2\nepochs = 2").replace("whole = false", "refit = 0")
+    )
+    losses = {}
+    for path in (spec, refit):
+        runs = Runs(tmp_path / path.stem, load(str(path)), Periods.read(data, None), 0)
+        assert runs.training("joint").refit == 0
+        learner = learner_of("dropout", runs, torch.device("cpu"))
+        assert isinstance(learner, Trained)
+        clicks = runs.clicks.train(0)
+        held = torch.rand(len(clicks), generator=Generator().manual_seed(runs.seed)) < learner.training.validation
+        assert 0 < int(held.sum()) < len(clicks)
+        assert learner.learn(0) == 2
+        losses[path] = [surprise(learner, clicks.select(rows)) for rows in (held, ~held)]
+    drop = [losses[spec][part] - losses[refit][part] for part in (0, 1)]
+    assert drop[0] > 0.02
+    assert drop[0] > drop[1], "what was held out gains more than what was learned before"
+
+
+def surprise(learner: Trained, clicks: Sequences) -> float:
+    """Mean cross-entropy of every click after the ones before it."""
+    history, target = clicks.prefixes(*clicks.clicks(), 6)
+    with torch.no_grad():
+        return float(F.cross_entropy(learner.model.score(history)[:, 1:], target - 1))
 
 
 # --- going on ----------------------------------------------------------------------------------------------------
