@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _VARIABLE = "STREAMREC_LIFELINE"
@@ -27,6 +29,18 @@ def _wait_for_end() -> None:
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def tie_worker() -> None:
+    """In a worker of a process pool, as its initializer: end when the pool's process does, in mid-task too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), name="lifeline", daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)  # nobody is left to take a result
 
 
 def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec import lifeline
 from streamrec.bench.arena import ENDS, Arena, foresight_of, load, null, play, ready, shorter
 from streamrec.bench.claims import bootstrap, interquartile_mean, judge, parse
 from streamrec.bench.kept import Kept
@@ -128,7 +129,7 @@ def _made(
         for job, arena, sight in work:
             yield job, _one(arena, job, sight)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=lifeline.tie_worker) as pool:
         futures = {pool.submit(_one, arena, job, sight): job for job, arena, sight in work}
         for future in as_completed(futures):
             yield futures[future], future.result()

@@ -54,7 +54,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from streamrec import spec
+from streamrec import lifeline, spec
 from streamrec.bench.kept import Kept
 from streamrec.build import BadSpec, build, did_you_mean, find
 from streamrec.catalog import Catalog
@@ -186,7 +186,9 @@ def _file(data: Path, name: str, where: str) -> Path:
 
 def _made(missing: Sequence[Job], jobs: int) -> Iterator[tuple[Job, Table]]:
     # A process for each run: memory is what that run took, and threads are set before anything is computed.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), max_tasks_per_child=1, initializer=lifeline.tie_worker
+    ) as pool:
         yield from zip(missing, pool.map(play, missing), strict=True)
 
 

@@ -47,6 +47,37 @@ def test_a_child_ends_with_its_parent_even_if_that_is_killed(where: str) -> None
     parent.communicate()
 
 
+POOL = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from streamrec import lifeline
+
+def task():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=lifeline.tie_worker) as pool:
+        pool.submit(task).result()
+"""
+
+
+def test_a_worker_ends_with_its_pool_in_the_middle_of_a_task(tmp_path: Path) -> None:
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert alive(pid)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
+    parent.communicate()
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
 def test_a_child_that_has_hardly_begun_is_asked_and_not_killed(handler: Any, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, handler)

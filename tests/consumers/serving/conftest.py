@@ -102,6 +102,12 @@ class Stage:
             learner.close()
 
 
+@pytest.fixture(autouse=True)
+def _all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner that gives way hardly begins where tests keep every processor busy."""
+    monkeypatch.setattr("consumers.serving.learner.NICE", 0)
+
+
 @pytest.fixture
 def stage(broker: EmbeddedBroker, tmp_path: Path) -> Iterator[Stage]:
     made = Stage(broker, tmp_path / "run")
