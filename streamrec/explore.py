@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from streamrec.records import History
 
-FEW = 8
+FEW = 32
 """Rows that are sooner explored one by one."""
 
 NOTHING = 1 << 30
