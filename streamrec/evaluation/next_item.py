@@ -17,6 +17,9 @@ from streamrec.records import History
 SCORES_AT_ONCE = 4_194_304
 """Scores held at a time (16 MiB of float32)."""
 
+BELOW_AT_ONCE = 131_072
+"""Scores compared at a time: half of a second-level cache."""
+
 CLICKS_AT_ONCE = 131_072
 """Clicks whose states are held at a time."""
 
@@ -236,15 +239,21 @@ def _ranks(scores: Tensor, which: Tensor, target: Tensor) -> Tensor:
     first = torch.ones_like(which, dtype=torch.bool)
     first[1:] = which[1:] != which[:-1]
     below = torch.empty_like(own)
-    below[first] = _below(theirs, own[first], torch.empty_like(theirs))
+    below[first] = _below(theirs, own[first])
     if not bool(first.all()):  # rows that are asked about again are copied, the others are not
-        again = theirs.index_select(0, which[~first])
-        below[~first] = _below(again, own[~first], again)
+        below[~first] = _below(theirs.index_select(0, which[~first]), own[~first])
     return torch.where(own > -torch.inf, theirs.shape[1] - below, torch.inf)
 
 
-def _below(scores: Tensor, own: Tensor, out: Tensor) -> Tensor:
-    return torch.lt(scores, own.unsqueeze(1), out=out).sum(1)  # numbers, since sums of bool are slow
+def _below(scores: Tensor, own: Tensor) -> Tensor:
+    """[q] float32: how many of `scores` [q, N] are below `own` [q]; so few rows at a time that the answers stay cached."""
+    rows = max(1, BELOW_AT_ONCE // max(scores.shape[1], 1)) if scores.is_cpu else max(len(scores), 1)
+    out, below = scores.new_empty(min(rows, len(scores)), scores.shape[1]), torch.empty_like(own)
+    for start in range(0, len(scores), rows):
+        some = scores[start : start + rows]
+        found = torch.lt(some, own[start : start + rows].unsqueeze(1), out=out[: len(some)])
+        torch.sum(found, 1, out=below[start : start + rows])  # of numbers, since sums of bool are slow
+    return below
 
 
 class _Sums:
