@@ -246,7 +246,7 @@ def _ranks(scores: Tensor, which: Tensor, target: Tensor) -> Tensor:
 
 
 def _below(scores: Tensor, own: Tensor) -> Tensor:
-    """[q] float32: how many of `scores` [q, N] are below `own` [q]; so few rows at a time that the answers stay cached."""
+    """[q] float32: how many of `scores` [q, N] are below `own` [q]; few rows at a time, so that they stay cached."""
     rows = max(1, BELOW_AT_ONCE // max(scores.shape[1], 1)) if scores.is_cpu else max(len(scores), 1)
     out, below = scores.new_empty(min(rows, len(scores)), scores.shape[1]), torch.empty_like(own)
     for start in range(0, len(scores), rows):
