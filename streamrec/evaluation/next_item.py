@@ -11,6 +11,7 @@ from torch import Tensor
 
 from streamrec.data.sequences import Sequences
 from streamrec.models.next_item import CausalEncoder, NextItem
+from streamrec.models.session_knn import SessionKNN
 from streamrec.nn.products import linear
 from streamrec.records import History
 
@@ -167,14 +168,20 @@ def _scores(model: Model, prefixes: _Prefixes, length: int | None) -> Iterator[t
     """First prefix and scores [b, N] of consecutive prefixes."""
     hidden = _states(model, prefixes, length) if type(model) is NextItem else None
     start, chunk = 0, 1  # the first call shows how wide scores are
+    out: Tensor | None = None
     while start < len(prefixes):
-        if hidden is None:
-            scores = model.score(prefixes.history(slice(start, start + chunk), length))
+        part = slice(start, min(start + chunk, len(prefixes)))
+        if hidden is not None:
+            scores = linear(hidden[part], *_output(cast(NextItem, model)))
+        elif isinstance(model, SessionKNN):
+            scores = model.score(prefixes.history(part, length), out=None if out is None else out[: part.stop - start])
         else:
-            scores = linear(hidden[start : start + chunk], *_output(cast(NextItem, model)))
+            scores = model.score(prefixes.history(part, length))
         yield start, scores
-        start += len(scores)
-        chunk = max(1, SCORES_AT_ONCE // scores.shape[1])
+        start = part.stop
+        if out is None:
+            chunk = max(1, SCORES_AT_ONCE // scores.shape[1])
+            out = scores.new_empty(chunk, scores.shape[1]) if isinstance(model, SessionKNN) else None
 
 
 def _output(model: NextItem) -> tuple[Tensor, Tensor]:

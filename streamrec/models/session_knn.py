@@ -83,13 +83,15 @@ class SessionKNN(nn.Module):
     # --- scoring -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def score(self, history: History, items: Tensor | None = None) -> Tensor:
+    def score(self, history: History, items: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """Scores of every catalogue row in use, [B, catalog.size], or of `items` [B, C] alone, [B, C].
 
-        At least 0, and 0 for what no neighbour holds.
+        At least 0, and 0 for what no neighbour holds. `out` [B, catalog.size] is written to, where it is given: the
+        pages of a large new tensor cost as much as the scores in it.
         """
         query = self._query(history)
-        out = torch.empty(len(history), self.catalog.size, device=query.item.device)
+        if out is None:
+            out = torch.empty(len(history), self.catalog.size, device=query.item.device)
         begin, many = self.index.lists(query.item, self._most(query))
         own = self._own(history)
         for rows, pairs in _portions(query.row, many.sum(1), len(history)):
