@@ -145,7 +145,7 @@ def _slates(messages: Sequence[Event], slates: dict[int, Tensor], width: int) ->
         sizes = np.array([len(rows) for rows in slates.values()])
         column = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
         place = (torch.from_numpy(np.repeat(list(slates), sizes)), torch.from_numpy(column))
-        said = [messages[at].slot_logp or [None] * len(rows) for at, rows in slates.items()]
+        known = [messages[at].slot_logp or [None] * len(rows) for at, rows in slates.items()]
         shown[place] = torch.cat(list(slates.values()))
-        logp[place] = torch.tensor([math.nan if p is None else p for slots in said for p in slots])
+        logp[place] = torch.tensor([math.nan if p is None else p for slots in known for p in slots])
     return shown, logp

@@ -82,7 +82,8 @@ class KafkaWorld:
         linger_s: how long a poll waits for records that the broker is known to have, at least; 0 = it hands out what is
             here.
         gather_s: how long a poll gathers records where the broker has less than a batch: steps with many events cost
-            hardly more than those with few. 0 = none, for whoever waits for answers.
+            hardly more than those with few; "confluent" has the broker keep few records back meanwhile. 0 = none, for
+            whoever waits for answers.
         bury: publish what cannot be used; False = only count it and keep the newest in `letters`.
         remember: ids of events kept per partition, to drop an event whose id came before; see `Remembered`. 0 = none.
         client: how to connect, under the names kafka-python gives its options: `security_protocol`, `sasl_mechanism`,

@@ -75,9 +75,12 @@ def choose(scores: Tensor, k: int, epsilon: float, generator: Generator) -> tupl
     coin, where = torch.rand(2, len(scores), k, generator=generator, device=scores.device, dtype=torch.float64)
     few = len(scores) <= FEW and scores.is_cpu
     gone = [np.flatnonzero(~(row > -np.inf)) for row in scores.detach().numpy()] if few else []  # not valid, by row
-    width = scores.shape[1]
-    count = torch.tensor([width - len(row) for row in gone]) if few else (scores > -torch.inf).sum(1)
-    left = count.int().unsqueeze(1) - torch.arange(k, dtype=torch.int32, device=scores.device)  # [B, k]
+    count = (
+        torch.tensor([scores.shape[1] - len(row) for row in gone], dtype=torch.int32)
+        if few
+        else (scores > -torch.inf).sum(1, dtype=torch.int32)
+    )
+    left = count.unsqueeze(1) - torch.arange(k, dtype=torch.int32, device=scores.device)  # [B, k]
     index, greedy = best, torch.ones_like(coin, dtype=torch.bool)
     explores = coin < epsilon
     who = explores.any(1).nonzero().squeeze(1)
@@ -104,7 +107,7 @@ def _few_explored(
         ranks = (order - np.searchsorted(out, order)).tolist()
         picks: list[int] = []  # ranks
         firsts = []
-        for slot in range(min(max(free[0], 0), len(draws))):
+        for slot in range(min(free[0], len(draws))):
             firsts.append(next(rank for rank in ranks if rank not in picks))
             if not draws[slot]:
                 picks.append(firsts[-1])

@@ -27,7 +27,7 @@ FRESH_S = 10.0
 
 NICE = 10
 """Whoever asks waits for the service; nobody waits for the learner, which still gets a tenth of a busy processor. At 19
-it gets a hundredth, and answers came no sooner."""
+it gets a hundredth, and answers came a millisecond sooner."""
 
 STEADY_S = 60.0
 """A learner that ran this long begins again with the shortest wait."""

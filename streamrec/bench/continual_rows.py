@@ -146,9 +146,8 @@ class Trained:
                 best, best_state = recall, {**last, "model": mean}
         self.model.load_state_dict(best_state["model"])
         self.optimiser.load_state_dict(best_state["optimiser"])
-        held_out = valid.to(self.device)
         for _ in range(self.training.refit):
-            self._epoch(held_out)
+            self._epoch(valid.to(self.device))
         return epochs
 
     def _weights(self) -> State:

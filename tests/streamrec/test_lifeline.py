@@ -30,13 +30,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("where", ["terminal", "background"])
-def test_a_child_ends_with_its_parent_even_if_that_is_killed(where: str) -> None:
-    command = [sys.executable, "-c", PARENT, where]
-    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    assert parent.stdout.readline() == b"up\n"
+def ends_with(parent: subprocess.Popen[bytes], pid: int) -> None:
+    """The process `pid` lives, and no longer than `parent`, which is killed."""
     assert alive(pid)
     parent.kill()
     parent.wait()
@@ -45,6 +40,16 @@ def test_a_child_ends_with_its_parent_even_if_that_is_killed(where: str) -> None
         time.sleep(0.05)
     assert not alive(pid)
     parent.communicate()
+
+
+@pytest.mark.parametrize("where", ["terminal", "background"])
+def test_a_child_ends_with_its_parent_even_if_that_is_killed(where: str) -> None:
+    command = [sys.executable, "-c", PARENT, where]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert parent.stdout.readline() == b"up\n"
+    ends_with(parent, pid)
 
 
 POOL = """
@@ -67,15 +72,7 @@ def test_a_worker_ends_with_its_pool_in_the_middle_of_a_task(tmp_path: Path) -> 
     script.write_text(POOL)
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    assert alive(pid)
-    parent.kill()
-    parent.wait()
-    deadline = time.monotonic() + 10
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(pid)
-    parent.communicate()
+    ends_with(parent, int(parent.stdout.readline()))
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
