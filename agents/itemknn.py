@@ -259,8 +259,8 @@ class ItemKNN:
             raise ValueError(f"the lists were saved with neighbours={length}, here it is {self.neighbours}")
         for name, saved in state["tables"].items():
             table = getattr(self, name)
-            table.zero_()
             table[: len(saved)] = saved
+            table[len(saved) :] = 0
         self.fade.load_state_dict(state["fade"])
         self.popular.load_state_dict(state["popular"])
         self.generator.set_state(state["generator"])

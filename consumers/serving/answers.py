@@ -31,8 +31,8 @@ POPULAR = "popular"
 NOTHING = torch.zeros(0, dtype=torch.int64)
 """Rows that a request hides when it names none."""
 
-GATHER = 2.0
-"""How many times as long as a group took is waited before the next: two thirds of the thread are for the rest."""
+GATHER = 1.0
+"""How many times as long as a group took is waited before the next: half of the thread is for the rest."""
 
 GATHER_S = 0.012
 """Wall seconds that are waited at most."""

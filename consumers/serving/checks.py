@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ FLOOR = 1.0
 
 MANY = 100
 """With fewer items an agent may have reasons to show none, such as that all of them were seen."""
+
+AT_ONCE = 4
+"""Users of the probe who are answered together: no longer a step than answering those who wait."""
 
 
 class Rejected(ValueError):
@@ -45,10 +49,10 @@ class Passed:
 
 
 def load_checked(path: Path, into: ServedModel, around: Surroundings, before: Passed | None, growth: float) -> Passed:
-    """Load the version in `path` into a model that answers nobody now.
+    """Load the version in `path` into a model that answers nobody now; `check_answers` has to follow.
 
     Raises:
-        Rejected: it is damaged, not finite, many times larger than the one before, or cannot answer the probe.
+        Rejected: it is damaged, not finite, many times larger than the one before, or of another kind.
     """
     try:
         state = checkpoint.load(path)
@@ -63,11 +67,32 @@ def load_checked(path: Path, into: ServedModel, around: Surroundings, before: Pa
     try:
         into.load(path.name, state)
         into.sync(around.ids, around.available)
-        decision = into.act(around.probe)
     except Exception as error:
-        raise Rejected(f"it cannot answer: {type(error).__name__}: {error}") from error
-    check_answer(decision, around.available)
+        raise _cannot(error) from error
     return Passed(about, size, digest(path))
+
+
+async def check_answers(into: ServedModel, around: Surroundings) -> None:
+    """Let the model answer the probe, a few users at a time, between the answers that others wait for.
+
+    On the thread of the event loop: beside it, on another, the many small steps of both would take the interpreter
+    from each other, and answers three times as long for as long as the probe takes.
+
+    Raises:
+        Rejected: it cannot, or not as every agent must.
+    """
+    parts = []
+    for start in range(0, max(len(around.probe), 1), AT_ONCE):
+        try:
+            parts.append(into.act(around.probe[start : start + AT_ONCE]))
+        except Exception as error:
+            raise _cannot(error) from error
+        await asyncio.sleep(0)
+    check_answer(Decision.cat(parts), around.available)
+
+
+def _cannot(error: Exception) -> Rejected:
+    return Rejected(f"it cannot answer: {type(error).__name__}: {error}")
 
 
 def _check_growth(size: float, count: int, about: dict[str, Any], before: Passed | None, growth: float) -> None:

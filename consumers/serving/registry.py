@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from consumers.serving.checks import Passed, Rejected, Surroundings, load_checked
+from consumers.serving.checks import Passed, Rejected, Surroundings, check_answers, load_checked
 from consumers.serving.model import ServedModel
 from consumers.serving.settings import ServeSettings
 from consumers.serving.shelved import Shelved, described
@@ -145,9 +145,7 @@ class Registry:
             self._spare = await asyncio.to_thread(self._make)
         into = self._spare
         try:
-            passed = await asyncio.to_thread(
-                load_checked, path, into, self._around(), self._passed, self.settings.growth
-            )
+            passed = await self._load(path, into, self._passed)
         except Rejected as error:
             if not path.exists():  # the learner has dropped it meanwhile: newer ones are there
                 return False
@@ -157,6 +155,12 @@ class Registry:
             return False
         self._swap(version, into, passed)
         return True
+
+    async def _load(self, path: Path, into: ServedModel, before: Passed | None) -> Passed:
+        around = self._around()
+        passed = await asyncio.to_thread(load_checked, path, into, around, before, self.settings.growth)
+        await check_answers(into, around)
+        return passed
 
     def _swap(self, version: str, into: ServedModel, passed: Passed) -> None:
         now = time.time()
@@ -282,7 +286,7 @@ class Registry:
                 raise self._unknown(version)
             into = before if before is not None else await asyncio.to_thread(self._make)
             try:
-                await asyncio.to_thread(load_checked, path, into, self._around(), None, self.settings.growth)
+                await self._load(path, into, None)
             except Rejected as error:
                 self._mark(version, "rejected", str(error))
                 raise UnknownModel(f"version {version!r} cannot answer: {error}") from error
