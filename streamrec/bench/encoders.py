@@ -20,6 +20,7 @@ An experiment is a TOML file, shipped in `streamrec/specs/encoders` or the reade
     epoch = { use = "streamrec.training.lanes.epoch", lanes = 80 }
     shuffle = true             # a generator for `epoch`, which shuffles; default: the order of the data
     epochs = 5                 # in place of the number above
+    averaged = 3               # the mean of the weights after each of the last 3 epochs is evaluated; default 1
     [models.knn]
     model = { use = "..." }    # one with nothing to train: `append(items, starts)` is told of all training sequences
 
@@ -60,11 +61,12 @@ from streamrec.build import BadSpec, build, did_you_mean, find
 from streamrec.catalog import Catalog
 from streamrec.data.sequences import Sequences
 from streamrec.evaluation.next_item import evaluate
+from streamrec.training.average import Average
 
 Table = dict[str, Any]
 
 _KEYS = {"about", "source", "data", "epochs", "ks", "train", "test", "held_out", "evaluation", "models"}
-_MODEL_KEYS = {"model", "optimiser", "epoch", "shuffle", "epochs"}
+_MODEL_KEYS = {"model", "optimiser", "epoch", "shuffle", "epochs", "averaged"}
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,12 @@ def check(job: Job) -> None:
     table = job.settings["models"][job.model]
     if ("epoch" in table) != ("optimiser" in table):
         raise BadSpec(f"{job.experiment}: models.{job.model}: epoch and optimiser go together")
+    averaged, epochs = table.get("averaged", 1), _epochs(job, table)
+    if not 1 <= averaged <= epochs:
+        raise BadSpec(
+            f"{job.experiment}: models.{job.model}: averaged must be from 1 to the number of epochs, {epochs}, "
+            f"got {averaged}"
+        )
 
 
 def _file(data: Path, name: str, where: str) -> Path:
@@ -255,13 +263,21 @@ def _trained(job: Job, settings: Table, model: Any, context: Table, train: Seque
     if settings.get("shuffle", False):
         keywords["generator"] = Generator().manual_seed(job.seed)
     train_epoch = find(settings["epoch"].get("use"), f"{where}.epoch")
-    told = []
-    epochs: int = settings.get("epochs") or job.settings.get("epochs") or 1
+    told, average = [], Average(model)
+    epochs, averaged = _epochs(job, settings), int(settings.get("averaged", 1))
     for number in range(epochs):
         told.append(train_epoch(model, train, optimiser, **keywords))
+        if averaged > 1 and number >= epochs - averaged:
+            average.add()
         if job.loud:
             print(f"{where} seed {job.seed} epoch {number + 1}: {_epoch_told(told[-1])}", file=sys.stderr, flush=True)
+    if averaged > 1:
+        average.apply()
     return told
+
+
+def _epochs(job: Job, settings: Table) -> int:
+    return int(settings.get("epochs") or job.settings.get("epochs") or 1)
 
 
 def _epoch_told(epoch: Table) -> str:

@@ -50,7 +50,8 @@ class _Loss(torch.autograd.Function):
             scores = at_scores[start : start + step]
             part, gradient = slope(scores, positive[start : start + step])
             total += part
-            scores.copy_(gradient)
+            if gradient.data_ptr() != scores.data_ptr():
+                scores.copy_(gradient)
         ctx.save_for_backward(hidden, vectors, at_scores)
         ctx.rows = rows
         return total / rows

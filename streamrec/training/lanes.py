@@ -97,7 +97,12 @@ def _places(sequences: Sequences, lanes: int) -> Iterator[tuple[Places, Places, 
 
 
 def epoch(
-    model: NextItem, sequences: Sequences, optimiser: Adagrad, lanes: int = 32, steps: int = 1
+    model: NextItem,
+    sequences: Sequences,
+    optimiser: Adagrad,
+    lanes: int = 32,
+    steps: int = 1,
+    compile: bool = False,
 ) -> dict[str, float]:
     """One pass over the sessions, in their order, side by side in lanes.
 
@@ -121,6 +126,7 @@ def epoch(
         optimiser: of the model's parameters.
         lanes: sessions side by side, the authors' batch size.
         steps: clicks of each lane in an optimiser step, 1 as the authors.
+        compile: see `SharedNegatives`; `Adagrad` has a setting of the same name.
 
     Returns:
         `loss`: mean over the clicks; `events`: clicks trained on; `steps` of the optimiser; `seconds` of processor
@@ -132,7 +138,7 @@ def epoch(
     """
     if lanes < 1 or steps < 1:
         raise ValueError(f"lanes and steps must be at least 1, got lanes={lanes}, steps={steps}")
-    trainer = Lanes(model, sequences, optimiser, lanes * steps)
+    trainer = Lanes(model, sequences, optimiser, lanes * steps, compile)
 
     def step(block: Block) -> tuple[Tensor, int]:
         many = len(block.inputs)
@@ -147,15 +153,17 @@ class Lanes:
     """Steps of session-parallel training; holds the states of the lanes.
 
     Args:
-        model, sequences, optimiser: see `epoch`.
+        model, sequences, optimiser, compile: see `epoch`.
         rows: what the sum of the loss over the clicks of a block is divided by.
     """
 
-    def __init__(self, model: NextItem, sequences: Sequences, optimiser: Adagrad, rows: int) -> None:
+    def __init__(
+        self, model: NextItem, sequences: Sequences, optimiser: Adagrad, rows: int, compile: bool = False
+    ) -> None:
         if not isinstance(model.encoder, GRU4Rec):
             raise ValueError(f"lanes carry the states of a GRU4Rec, got {type(model.encoder).__name__}")
         self.encoder, self.rows = model.encoder, rows
-        self.shared = SharedNegatives(model, sequences, optimiser)
+        self.shared = SharedNegatives(model, sequences, optimiser, compile)
         self.states: list[Tensor] = []  # of each layer [b, D]
 
     def step(self, block: Block) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from streamrec.data.sequences import Sequences
 from streamrec.models.next_item import NextItem
-from streamrec.nn import merged_columns
+from streamrec.nn import fused, merged_columns
 from streamrec.nn.adagrad import Adagrad
 from streamrec.nn.merged_columns import Slope
 from streamrec.nn.negatives import Frozen
@@ -29,17 +29,21 @@ class SharedNegatives:
         model: its loss is any but "bce"; its generator draws.
         sequences: what is trained on.
         optimiser: of the model's parameters.
+        compile: the loss is two compiled loops instead of a dozen operations (`streamrec.nn.fused`).
 
     Raises:
-        ValueError: a model without drawn negatives, or a loss that does not go with them.
+        ValueError: a model without drawn negatives, or a loss that does not go with them or with `compile`.
     """
 
-    def __init__(self, model: NextItem, sequences: Sequences, optimiser: Adagrad) -> None:
+    def __init__(self, model: NextItem, sequences: Sequences, optimiser: Adagrad, compile: bool = False) -> None:
         if model.objective == "bce" or model.n_sample is None:
             raise ValueError(
                 "targets and drawn items are shared as negatives: expected a number for n_sample and another loss "
                 f'than "bce", got n_sample={model.n_sample}, loss={model.objective!r}'
             )
+        if compile and model.objective not in _FUSED:
+            raise ValueError(f"compile = true goes with the losses {', '.join(_FUSED)}, got {model.objective!r}")
+        self.compile = compile
         self.model, self.optimiser, self.device = model, optimiser, model.bias.device
         model.popularity.recount(sequences.items.to(self.device))
         self._log_support = model.popularity.support.double().log().float()
@@ -83,11 +87,15 @@ class SharedNegatives:
         if model.objective == "cross-entropy":
             log_q = -model.logq * self._log_support.index_select(0, items)
             mass = as_target * log_q.exp() + as_drawn * (model.sample_alpha * log_q).exp()
-            return partial(merged_columns.cross_entropy, log_mass=mass.log(), log_own=log_q)
+            return partial(self._best(merged_columns.cross_entropy), log_mass=mass.log(), log_own=log_q)
         weight = (as_target + as_drawn).float()
         if model.objective == "bpr-max":
-            return partial(merged_columns.bpr_max, weight=weight, regularisation=model.bpreg, elu_param=model.elu_param)
+            settings = {"regularisation": model.bpreg, "elu_param": model.elu_param}
+            return partial(self._best(merged_columns.bpr_max), weight=weight, **settings)
         return partial(_PLAIN[model.objective], weight=weight)
+
+    def _best(self, slope: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+        return fused.compiled(_FUSED[self.model.objective]) if self.compile else slope
 
     def _descend(self, items: Tensor, read: Tensor, listed: Tensor, leaves: tuple[Tensor, Tensor, Tensor]) -> None:
         at_vectors, at_bias, at_read = (leaf.grad for leaf in leaves)
@@ -107,6 +115,9 @@ def _by_rows(table: nn.Parameter, rows: Tensor, grad: Tensor) -> None:
         rows.unsqueeze(0), grad, table.shape, is_coalesced=True, check_invariants=False
     )
 
+
+_FUSED = {"bpr-max": fused.bpr_max, "cross-entropy": fused.cross_entropy}
+"""Losses that can be compiled."""
 
 _PLAIN = {"top1": merged_columns.top1, "bpr": merged_columns.bpr, "top1-max": merged_columns.top1_max}
 """Losses without settings."""

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from streamrec.bench import encoders
 from streamrec.bench.encoders import Job, load, play, run, shipped
 from streamrec.build import BadSpec
 from streamrec.cli import app
+from streamrec.evaluation.next_item import evaluate
+from streamrec.models.next_item import NextItem
+from streamrec.training.lanes import epoch
 
 EXPERIMENT = """
 data = "steps"
@@ -113,6 +117,29 @@ def test_leave_one_out_and_a_model_that_only_counts(data: Path, tmp_path: Path, 
     assert row["runs"][0]["epochs"][0]["events"] == sum(session % 5 for session in range(60))
 
 
+def test_weights_are_averaged_over_the_last_epochs(
+    data: Path, tmp_path: Path, here: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = EXPERIMENT.replace("epochs = 12", "epochs = 3\naveraged = 2").split("[models.whole]")[0]
+    (tmp_path / "e.toml").write_text(only)
+    weights, evaluated = [], []
+
+    def noted(model: NextItem, *rest: Any, **keywords: Any) -> dict[str, float]:
+        told = epoch(model, *rest, **keywords)
+        weights.append(model.bias.detach().clone())
+        return told
+
+    def looked_at(model: NextItem, *rest: Any, **keywords: Any) -> dict[str, float]:
+        evaluated.append(model.bias.detach().clone())
+        return evaluate(model, *rest, **keywords)
+
+    monkeypatch.setattr("streamrec.training.lanes.epoch", noted)
+    monkeypatch.setattr(encoders, "evaluate", looked_at)
+    run(tmp_path / "out", data, [str(tmp_path / "e.toml")], seeds=1)
+    assert not torch.equal(weights[1], weights[2])
+    torch.testing.assert_close(evaluated, [(weights[1] + weights[2]) / 2])
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_experiments_can_be_read(name: str) -> None:
     experiment = load(name)
@@ -129,6 +156,7 @@ def test_shipped_experiments_can_be_read(name: str) -> None:
         ('path = "test.tsv"', 'path = "tset.tsv"', "test.path = 'tset.tsv': there is no such file in"),
         ("optimiser = {", "optimizer = {", "unknown key 'optimizer'"),
         ("epochs = 12", "epochs =", "not valid TOML"),
+        ("shuffle = true", "averaged = 4", "averaged must be from 1 to the number of epochs, 3, got 4"),
         ("lanes = 4 }", "lanes = 4 }\n[models.none]\nmodel = {}\nepoch = {}", "epoch and optimiser go together"),
     ],
 )

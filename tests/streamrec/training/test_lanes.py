@@ -157,11 +157,19 @@ def build(of: Catalog, **settings: Any) -> NextItem:
     return NextItem(GRU4Rec(of, dim=DIM, seed=4), of, **settings)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.4])
-@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max", "top1", "bpr", "top1-max"])
+LOSSES = ["cross-entropy", "bpr-max", "top1", "bpr", "top1-max"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "momentum", "compiled"),
+    [
+        *((loss, momentum, False) for loss in LOSSES for momentum in (0.0, 0.4)),
+        *(pytest.param(loss, 0.4, True, marks=pytest.mark.slow) for loss in LOSSES[:2]),
+    ],
+)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_epoch_equals_the_definition(
-    loss: str, momentum: float, steps: int, monkeypatch: pytest.MonkeyPatch
+    loss: str, momentum: float, compiled: bool, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build(catalog(12), loss=loss)
     plain = Plain(model, ROWS, momentum)
@@ -173,7 +181,8 @@ def test_an_epoch_equals_the_definition(
         return torch.tensor(made[-1])
 
     monkeypatch.setattr(SharedNegatives, "_draw", draw)
-    figures = epoch(model, Sequences.of(ROWS), Adagrad(model.named_parameters(), RATE, momentum), 3, steps)
+    optimiser = Adagrad(model.named_parameters(), RATE, momentum, compile=compiled)
+    figures = epoch(model, Sequences.of(ROWS), optimiser, 3, steps, compiled)
     together: list[list[tuple[int, int, int, bool]]] = []
     number = 0
     for step in [*walk(ROWS, 3), []]:
@@ -260,7 +269,7 @@ def test_losses_fall() -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-Refused = Callable[[Catalog], tuple[NextItem, dict[str, int]]]
+Refused = Callable[[Catalog], tuple[NextItem, dict[str, Any]]]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +278,7 @@ Refused = Callable[[Catalog], tuple[NextItem, dict[str, int]]]
         (lambda of: (build(of), {"lanes": 0}), "lanes=0"),
         (lambda of: (build(of), {"steps": 0}), "steps=0"),
         (lambda of: (build(of, loss="bce"), {}), "bce"),
+        (lambda of: (build(of, loss="top1"), {"compile": True}), "cross-entropy, got 'top1'"),
         (lambda of: (build(of, n_sample=None), {}), "n_sample=None"),
         (lambda of: (NextItem(SASRec(of, DIM), of), {}), "SASRec"),
     ],
