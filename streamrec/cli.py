@@ -336,17 +336,21 @@ def bench(
         str,
         typer.Argument(
             help="What to measure: simulators, loop, kafka, dqn, warmstart, serving, ranking, replay, agents, encoders "
-            "or continual; live: a service under load; cost: memory and speed by size; crash: kills; or a study: "
-            "coverage, own-world."
+            "or continual; live: a service under load; cost: memory and speed by size; crash: kills; gru4rec, vsknn: "
+            "beside their authors' code; or a study: coverage, own-world."
         ),
     ],
     as_json: Json = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement of a speed.")] = 5.0,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="agents: an arena, encoders: an experiment, continual: a row; may be repeated."),
+        typer.Option(
+            help="agents: an arena, encoders, gru4rec, vsknn: an experiment, continual: a row; may be repeated."
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="encoders, continual: the folder of the data set.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="encoders, continual, gru4rec, vsknn: the folder of the data set.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="agents, encoders: seeds per agent or model.")] = 3,
     short: Annotated[
         bool, typer.Option("--short", help="agents, replay, crash: much shorter, to see that it works.")
@@ -355,6 +359,10 @@ def bench(
     peer_python: Annotated[
         str | None, typer.Option(help="kafka, live: an interpreter that has quixstreams, to measure against.")
     ] = None,
+    peer_code: Annotated[
+        Path | None, typer.Option(help="gru4rec, vsknn: the folder of the peer's repository, to measure against.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="gru4rec, vsknn: threads of each side.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="agents, encoders: processes at a time.")] = 1,
     device: Annotated[str, typer.Option(help="encoders, continual: where models live, cpu or cuda.")] = "cpu",
     run_dir: RunDir = None,
@@ -371,10 +379,14 @@ def bench(
         _bench_replay(seconds, short, as_json)
         return
     if name not in ("agents", "encoders", "continual"):
-        from streamrec.bench import measure
+        from streamrec.bench import BESIDE, measure
 
-        peer = {"peer_python": peer_python} if name in ("kafka", "live") else {}
-        _print(measure(name, seconds, **peer), as_json)
+        options: dict[str, object] = {"peer_python": peer_python} if name in ("kafka", "live") else {}
+        if name in BESIDE:
+            if peer_code is None:
+                raise typer.BadParameter(f"bench {name} needs --peer-code, the folder of the peer's repository")
+            options = {"data": _folder(data, name), "peer_code": peer_code, "only": only or (), "threads": threads}
+        _print(measure(name, seconds, **options), as_json)
         return
 
     def say(text: str) -> None:

@@ -14,6 +14,9 @@ from streamrec.build import BadSpec, did_you_mean
 SPEEDS = ("simulators", "loop", "kafka", "dqn", "warmstart", "serving", "ranking", "cost", "live")
 """Benchmarks that measure one ratio: `streamrec.bench.NAME.measure(seconds)`."""
 
+BESIDE = ("gru4rec", "vsknn")
+"""Benchmarks beside a peer's own code, on real data, called the same way with `data` and `peer_code`."""
+
 STUDIES = ("coverage", "own-world")
 """Simulated studies that end in a table, called the same way."""
 
@@ -27,7 +30,7 @@ def measure(name: str, seconds: float, **options: Any) -> dict[str, Any]:
     Raises:
         BadSpec: there is no such benchmark.
     """
-    known = (*SPEEDS, *STUDIES)
+    known = (*SPEEDS, *BESIDE, *STUDIES)
     if name not in known:
         raise BadSpec(f"there is no benchmark {name!r}{did_you_mean(name, known)}")
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from streamrec import bench
 from streamrec.build import BadSpec
 
 
-@pytest.mark.parametrize("name", [*bench.SPEEDS, *bench.STUDIES])
+@pytest.mark.parametrize("name", [*bench.SPEEDS, *bench.BESIDE, *bench.STUDIES])
 def test_every_name_has_a_measure(name: str) -> None:
     assert callable(importlib.import_module(f"streamrec.bench.{name.replace('-', '_')}").measure)
 
