@@ -78,6 +78,36 @@ def cross_entropy(scores: Tensor, positive: Tensor, log_mass: Tensor, log_own: T
     return total, scores.copy_((mass - log_sum).exp() - own.to(scores.dtype))
 
 
+# --- one step of `streamrec.nn.recurrence` -----------------------------------------------------------------------
+
+
+def gru_states(gates: Tensor, side: Tensor, before: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a step makes of both sides of the gates [T, 3H] and the states before it [T, H].
+
+    Returns:
+        states [T, H]; r, z, n after their activations [T, 3H].
+    """
+    width = before.shape[1]
+    r = (gates[:, :width] + side[:, :width]).sigmoid()
+    z = (gates[:, width : 2 * width] + side[:, width : 2 * width]).sigmoid()
+    n = (gates[:, 2 * width :] + r * side[:, 2 * width :]).tanh()
+    out = n + z * (before - n)
+    return (out if keep is None else out * keep), torch.cat([r, z, n], dim=1)
+
+
+def gru_slopes(
+    grad: Tensor, opened: Tensor, side: Tensor, before: Tensor, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The gradient at the hidden side of the gates and at their input side, [T, 3H] each, of that at the states."""
+    width = before.shape[1]
+    r, z, n = opened[:, :width], opened[:, width : 2 * width], opened[:, 2 * width :]
+    at_h = grad if keep is None else grad * keep
+    at_n = at_h * (1.0 - z) * (1.0 - n * n)
+    at_r = at_n * side[:, 2 * width :] * r * (1.0 - r)
+    at_z = at_h * (before - n) * z * (1.0 - z)
+    return torch.cat([at_r, at_z, at_n * r], dim=1), torch.cat([at_r, at_z, at_n], dim=1)
+
+
 # --- steps of `streamrec.nn.adagrad` -----------------------------------------------------------------------------
 
 PARTS = 8

@@ -179,6 +179,7 @@ class Lanes:
 
     def _encode(self, lanes: int, goes_on: Tensor, vectors: Tensor) -> Tensor:
         sizes = [lanes] * (len(vectors) // lanes)
-        states = self.encoder.run(vectors, sizes, self.shared.model.generator, self.states, goes_on)
+        shared = self.shared
+        states = self.encoder.run(vectors, sizes, shared.model.generator, self.states, goes_on, shared.compile)
         self.states = [state.detach()[-lanes:] for state in states]
         return states[-1]

@@ -12,6 +12,7 @@ from torch import nn
 
 from streamrec.nn import fused, merged_columns
 from streamrec.nn.adagrad import Adagrad
+from streamrec.nn.recurrence import gru
 
 WEIGHT = torch.tensor([1.0, 2.0, 0.0, 4.0, 1.0])  # nobody asked for item 2: it was only read
 POSITIVE = torch.tensor([0, 3, 3, 1])
@@ -90,3 +91,20 @@ def test_without_a_compiler_it_is_said_what_is_missing(monkeypatch: pytest.Monke
 def test_without_momentum_nothing_is_compiled() -> None:
     with pytest.raises(ValueError, match="with momentum"):
         Adagrad([("p", nn.Parameter(torch.zeros(1)))], compile=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_step_of_a_gru_is_the_same(form: Function, dropped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "compiled", form)
+    generator = torch.Generator().manual_seed(2)
+    keep = torch.tensor([[0.0, 2.0, 2.0], [2.0, 0.0, 2.0]]) if dropped else None
+    start, goes_on = torch.randn(2, 3, generator=generator), torch.tensor([[1.0], [0.0]])
+    made = []
+    leaves = [torch.randn(*shape, generator=generator) for shape in ((2, 9), (9, 3), (9,))]
+    for compile_it in (False, True):
+        mine = [leaf.clone().requires_grad_() for leaf in leaves]
+        states = gru(*mine, [2], keep, start, goes_on, compile_it)
+        states.square().sum().backward()
+        made.append([states.detach(), *(leaf.grad for leaf in mine)])
+    torch.testing.assert_close(made[0], made[1])
