@@ -112,7 +112,7 @@ async def _serve(loaded: Spec, run_dir: Path, servers: str, settings: object, le
     assert isinstance(settings, Settings)
     # Threads load models and talk to the broker; whoever answers must not wait the default 5 ms for each of them.
     sys.setswitchinterval(0.0002)
-    gc.set_threshold(10_000, 200, 100)  # more often than elsewhere: pauses of 1 to 9 ms, not 40
+    gc.set_threshold(1_000, 200, 100)  # more often than elsewhere: pauses of a fraction of a millisecond, not 3 to 14
     engine = Engine(loaded, run_dir, servers, learner=learner, others=sorted(Settings.KEYS))
 
     def say(url: str) -> None:
