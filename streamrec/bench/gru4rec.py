@@ -164,21 +164,22 @@ class Authors:
 
 
 def _translated(table: dict[str, Any]) -> dict[str, Any]:
-    """An experiment's settings as the authors call them."""
+    """An experiment's settings as the authors call them, with our defaults where it says nothing."""
     model, optimiser, encoder = table["model"], table["optimiser"], table["model"]["encoder"]
+    loss = model.get("loss", "bpr-max")
     return {
         "layers": [encoder.get("dim", 100)] * encoder.get("layers", 1),
-        "loss": model["loss"],
+        "loss": loss,
         "batch_size": table["epoch"].get("lanes", 32),
         "dropout_p_embed": encoder.get("dropout_embed", 0.0),
         "dropout_p_hidden": encoder.get("dropout_hidden", 0.0),
         "learning_rate": optimiser.get("learning_rate", 0.05),
         "momentum": optimiser.get("momentum", 0.0),
-        "n_sample": model["n_sample"],
+        "n_sample": model.get("n_sample", 2048),
         "sample_alpha": model.get("sample_alpha", 0.5),
-        "bpreg": model.get("bpreg", 1.0),
+        "bpreg": model.get("bpreg", 1.95),
         "elu_param": model.get("elu_param", 0.5),
-        "logq": model.get("logq", 0.0),
+        "logq": model.get("logq", 1.0) if loss == "cross-entropy" else 0.0,
         "constrained_embedding": True,
         "embedding": 0,
     }

@@ -50,6 +50,8 @@ def measure(
     Raises:
         BadSpec: data or code are not there, or the experiment has no V-SKNN.
     """
+    if len(only) > 1:
+        raise BadSpec(f"bench vsknn: expected one experiment, got {', '.join(only)}")
     name = next(iter(only), "yoochoose-vsknn")
     experiment = encoders.load(name)
     job = encoders.Job(Path(name).stem, experiment, next(iter(experiment["models"])), 0, data, "cpu", loud=False)

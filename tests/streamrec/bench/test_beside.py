@@ -93,6 +93,14 @@ def test_only_gru4rec_in_lanes_is_compared(tmp_path: Path) -> None:
         measure("gru4rec", 0.1, data=tmp_path, peer_code=tmp_path, only=["diginetica-vsknn"])
 
 
+def test_one_experiment_of_a_vsknn_is_compared(tmp_path: Path) -> None:
+    for name in ("train.tsv", "test.tsv"):
+        (tmp_path / name).write_text("SessionId\tItemId\tTime\n1\ta\t1\n1\tb\t2\n")
+    for only, message in ((["a", "b"], "expected one"), (["diginetica-gru4rec"], "expected a VSKNN, got a NextItem")):
+        with pytest.raises(BadSpec, match=message):
+            measure("vsknn", 0.1, data=tmp_path, peer_code=tmp_path, only=only)
+
+
 @pytest.fixture
 def peers() -> Path:
     folder = Path(os.environ.get("STREAMREC_PEERS", "nowhere"))
