@@ -16,7 +16,7 @@ from torch import Tensor
 from consumers import wire
 from consumers.serving.beside import Beside
 from consumers.serving.explain import explain
-from consumers.serving.follower import Follower
+from consumers.serving.follower import Closed, Follower
 from consumers.serving.model import ServedModel
 from consumers.serving.timings import Timings
 from consumers.serving.types import Answer, Ask, BadAsk, Fallback, Scored
@@ -152,6 +152,11 @@ class Answers:
                 self._compare()
             # What arrives on the sockets meanwhile makes the next group, which costs less than its requests one by one.
             await asyncio.sleep(min(GATHER_S, GATHER * self._cost))
+
+    def close(self, closed: Closed) -> None:
+        """Tell the shadow of decisions that are over, which it has to have seen before: a click may be quick."""
+        self._compare()
+        self.beside.close(closed)
 
     def drain(self) -> None:
         """Take no more; `run` ends when everybody has an answer."""

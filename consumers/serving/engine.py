@@ -302,7 +302,7 @@ class Engine:
     def _on_closed(self, closed: Closed) -> None:
         """The guard sees what came of the answers of models; of the popular list it learns nothing."""
         mine = closed.of_models()
-        self.answers.beside.close(mine)
+        self.answers.close(mine)
         span = self.guard.note(mine.models, mine.users, mine.rewards)
         if span is None or self.registry.pinned:
             return

@@ -166,3 +166,20 @@ def test_what_a_shadow_would_have_earned_is_told(stage: Stage) -> None:
             assert not any("shadow.reward" in info.metrics for info in engine.models())
 
     together(work)
+
+
+def test_a_click_that_comes_before_the_shadow_was_asked_counts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.serving.answers.ON_THEIR_WAY_S", 2.0)
+
+    async def work() -> None:
+        async with stage.engine() as engine:
+            learner = await filled(stage, engine)
+            second = learner.publish()
+            await until(lambda: engine.registry.serving.version == second)  # type: ignore[union-attr]
+            await engine.shadow("000000000001")
+            answers = await asyncio.gather(*(engine.recommend(ask(f"u{user}")) for user in range(30)))
+            for user, answer in enumerate(answers):
+                await clicked(engine, f"u{user}", answer)
+            await until(lambda: (engine.answers.beside.value() or {"decisions": 0})["decisions"] == 30, 60.0)
+
+    together(work)
