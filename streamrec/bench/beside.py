@@ -11,12 +11,44 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import torch
 
+from streamrec.bench import encoders
 from streamrec.build import BadSpec
 
 Work = Callable[[float], int]
 """Works for about so many seconds and returns how many units it did."""
+
+
+def job(name: str, data: Path) -> encoders.Job:
+    """The first model of an experiment, on `data`.
+
+    Raises:
+        BadSpec: there is no such experiment, it has no test sessions of its own, or files are missing.
+    """
+    experiment = encoders.load(name)
+    if "test" not in experiment:
+        raise BadSpec(f"{name}: expected an experiment with a [test] table: peers are tested on sessions of their own")
+    made = encoders.Job(Path(name).stem, experiment, next(iter(experiment["models"])), 0, data, "cpu", loud=False)
+    encoders.check(made)
+    return made
+
+
+def clicks(job: encoders.Job, kinds: Mapping[str, Any] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and test clicks as the peers read them, without test clicks on items that the training has not."""
+    names = (job.settings[part]["path"] for part in ("train", "test"))
+    files = (encoders.file_of(job.data, name, f"{job.experiment}: path") for name in names)
+    train, test = (pd.read_csv(file, sep="\t", dtype=kinds) for file in files)
+    return train, test[test["ItemId"].isin(train["ItemId"])]
+
+
+def work_for(seconds: float, steps: Iterator[int]) -> int:
+    """Take steps, each of which says how many units it did, until the time is over."""
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        done += next(steps)
+    return done
 
 
 def load(name: str, file: Path, changes: Mapping[str, str], needs: Mapping[str, ModuleType] | None = None) -> Any:

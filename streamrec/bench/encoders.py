@@ -167,7 +167,7 @@ def check(job: Job) -> None:
     """Raises BadSpec if files of the data set are missing or a model cannot be trained as it says."""
     for part in ("train", "test"):
         if part in job.settings:
-            _file(job.data, job.settings[part].get("path", ""), f"{job.experiment}: {part}.path")
+            file_of(job.data, job.settings[part].get("path", ""), f"{job.experiment}: {part}.path")
     table = job.settings["models"][job.model]
     if ("epoch" in table) != ("optimiser" in table):
         raise BadSpec(f"{job.experiment}: models.{job.model}: epoch and optimiser go together")
@@ -179,7 +179,7 @@ def check(job: Job) -> None:
         )
 
 
-def _file(data: Path, name: str, where: str) -> Path:
+def file_of(data: Path, name: str, where: str) -> Path:
     """The file `name` of the data set, or its compressed form."""
     if data.is_file():
         return data
@@ -245,7 +245,7 @@ _MOST = 1_048_576
 def _read(job: Job, part: str, catalog: Catalog) -> Sequences:
     where = f"{job.experiment}: {part}"
     table = dict(job.settings[part])
-    table["path"] = str(_file(job.data, table.get("path", ""), f"{where}.path"))
+    table["path"] = str(file_of(job.data, table.get("path", ""), f"{where}.path"))
     sequences: Sequences = build(table, {"catalog": catalog}, where)
     return sequences
 

@@ -17,12 +17,10 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from streamrec.bench import beside, encoders
@@ -65,7 +63,7 @@ def measure(
     names = list(only) or list(EXPERIMENTS)
     jobs = [_job(name, data) for name in names]
     with beside.threads(threads):
-        authors = Authors(peer_code, data, jobs[0])
+        authors = Authors(peer_code, jobs[0])
         ours = {name: Ours(job) for name, job in zip(names, jobs, strict=True)}
         work = {"peer": authors.train, **{name: mine.train for name, mine in ours.items()}}
         training = beside.in_turns(work, "peer", seconds, turns)
@@ -75,11 +73,8 @@ def measure(
 
 
 def _job(name: str, data: Path) -> encoders.Job:
-    experiment = encoders.load(name)
-    model = next(iter(experiment["models"]))
-    job = encoders.Job(Path(name).stem, experiment, model, 0, data, "cpu", loud=False)
-    encoders.check(job)
-    if not str(experiment["models"][model].get("epoch", {}).get("use", "")).endswith("lanes.epoch"):
+    job = beside.job(name, data)
+    if not str(job.settings["models"][job.model].get("epoch", {}).get("use", "")).endswith("lanes.epoch"):
         raise BadSpec(f"{name}: expected an experiment of GRU4Rec that is trained in lanes")
     return job
 
@@ -105,7 +100,7 @@ class Ours:
                 yield len(block.inputs)
 
     def train(self, seconds: float) -> int:
-        return _for(self.steps_done, seconds)
+        return beside.work_for(seconds, self.steps_done)
 
     def evaluate(self, seconds: float) -> int:
         return int(evaluate(self.model, self.test)["n"])
@@ -114,14 +109,12 @@ class Ours:
 class Authors:
     """The authors' model, its training, and the test sessions."""
 
-    def __init__(self, code: Path, data: Path, job: encoders.Job) -> None:
+    def __init__(self, code: Path, job: encoders.Job) -> None:
         self.code = beside.load("gru4rec_pytorch", code / "gru4rec_pytorch.py", CHANGES)
-        self.evaluation = beside.load("evaluation", code / "evaluation.py", {})
+        self.evaluation = beside.load("gru4rec_evaluation", code / "evaluation.py", {})
         table = job.settings["models"][job.model]
         self.settings = _translated(table)
-        kinds: dict[str, Any] = {"SessionId": "int64", "ItemId": str, "Time": "int64"}
-        train, test = (pd.read_csv(data / f"{part}.tsv", sep="\t", dtype=kinds) for part in ("train", "test"))
-        self.test = test[test["ItemId"].isin(train["ItemId"])]
+        train, self.test = beside.clicks(job, {"SessionId": "int64", "ItemId": str, "Time": "int64"})
         clicks = self.test.groupby("SessionId").size()
         self.predictions = int((clicks - 1).clip(lower=0).sum())
         self.batch = min(512, int((clicks > 1).sum()))  # theirs wants as many sessions as a batch has rows
@@ -155,7 +148,7 @@ class Authors:
                 yield len(inputs)
 
     def train(self, seconds: float) -> int:
-        return _for(self.steps_done, seconds)
+        return beside.work_for(seconds, self.steps_done)
 
     def evaluate(self, seconds: float) -> int:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -183,10 +176,3 @@ def _translated(table: dict[str, Any]) -> dict[str, Any]:
         "constrained_embedding": True,
         "embedding": 0,
     }
-
-
-def _for(steps: Iterator[int], seconds: float) -> int:
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        done += next(steps)
-    return done

@@ -12,14 +12,12 @@ One line of theirs does not run with numpy 2 and is changed while it is read (`n
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from streamrec.bench import beside, encoders
@@ -52,12 +50,9 @@ def measure(
     """
     if len(only) > 1:
         raise BadSpec(f"bench vsknn: expected one experiment, got {', '.join(only)}")
-    name = next(iter(only), "yoochoose-vsknn")
-    experiment = encoders.load(name)
-    job = encoders.Job(Path(name).stem, experiment, next(iter(experiment["models"])), 0, data, "cpu", loud=False)
-    encoders.check(job)
+    job = beside.job(next(iter(only), "yoochoose-vsknn"), data)
     with beside.threads(threads):
-        ours, theirs = Ours(job), SessionRec(peer_code, data, job)
+        ours, theirs = Ours(job), SessionRec(peer_code, job)
         work = {"peer": theirs.predict, job.experiment: ours.predict}
         return {"threads": threads, "prediction": beside.in_turns(work, "peer", seconds, turns)}
 
@@ -82,7 +77,7 @@ class Ours:
 class SessionRec:
     """Their model, which has seen the training sessions, and the test sessions."""
 
-    def __init__(self, code: Path, data: Path, job: encoders.Job) -> None:
+    def __init__(self, code: Path, job: encoders.Job) -> None:
         stub = ModuleType("pympler")
         stub.asizeof = None  # type: ignore[attr-defined]  # imported there, and not used
         file = code / "algorithms" / "knn" / "vsknn.py"
@@ -95,25 +90,20 @@ class SessionRec:
             weighting_score=given.get("discount", "div"),
             idf_weighting=given.get("idf", 0.0) or False,
         )
-        train, test = (pd.read_csv(data / f"{part}.tsv", sep="\t") for part in ("train", "test"))
+        train, known = beside.clicks(job)
         self.model.fit(train)
         self.items = train["ItemId"].unique()
-        known = test[test["ItemId"].isin(self.items)]
         self.sessions = [(number, clicks["ItemId"].tolist()) for number, clicks in known.groupby("SessionId")]
         self._predicted = self._predictions()
 
-    def _predictions(self) -> Iterator[None]:
+    def _predictions(self) -> Iterator[int]:
         draws = np.random.default_rng(0)
         while True:
             for at in draws.permutation(len(self.sessions)):
                 number, items = self.sessions[at]
                 for item in items[:-1]:
                     self.model.predict_next(number, item, self.items)
-                    yield
+                    yield 1
 
     def predict(self, seconds: float) -> int:
-        done, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            next(self._predicted)
-            done += 1
-        return done
+        return beside.work_for(seconds, self._predicted)

@@ -6,6 +6,7 @@ hidasib/GRU4Rec_PyTorch_Official and rn5l/session-rec.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -91,6 +92,19 @@ def test_only_gru4rec_in_lanes_is_compared(tmp_path: Path) -> None:
         (tmp_path / name).write_text("SessionId\tItemId\tTime\n")
     with pytest.raises(BadSpec, match="trained in lanes"):
         measure("gru4rec", 0.1, data=tmp_path, peer_code=tmp_path, only=["diginetica-vsknn"])
+
+
+def test_peers_read_what_we_read(tmp_path: Path) -> None:
+    head = "SessionId\tItemId\tTime\n"
+    with gzip.open(tmp_path / "train.tsv.gz", "wt") as file:
+        file.write(head + "1\ta\t1\n1\tb\t2\n")
+    (tmp_path / "test.tsv").write_text(head + "2\tnew\t3\n2\ta\t4\n2\tb\t5\n")
+    job = beside.job("yoochoose-vsknn", tmp_path)
+    train, test = beside.clicks(job)
+    _, ours, ours_test = encoders.read(job)
+    assert (len(train), len(test)) == (len(ours.items), len(ours_test.items)) == (2, 2)
+    with pytest.raises(BadSpec, match=r"ml-1m-sasrec: expected an experiment with a \[test\] table"):
+        beside.job("ml-1m-sasrec", tmp_path)
 
 
 def test_one_experiment_of_a_vsknn_is_compared(tmp_path: Path) -> None:
