@@ -24,6 +24,9 @@ BELOW_AT_ONCE = 131_072
 CLICKS_AT_ONCE = 131_072
 """Clicks whose states are held at a time."""
 
+PREFIXES_AT_ONCE = 4096
+"""Prefixes for which a model is asked for ranks."""
+
 STATES_AT_ONCE = 16_384
 """Places of windows that are encoded at a time."""
 
@@ -82,6 +85,11 @@ def evaluate(
     sums = _Sums(ks)
     for part in _parts(sequences):
         prefixes = _Prefixes.of(part.to(device), only_last, known, merge=_PLAIN.issuperset(model.reads))
+        if isinstance(model, SessionKNN) and model.looped and not mask_seen and known is None:
+            for chunk in _chunks(len(prefixes)):
+                which, target, times = prefixes.asked(chunk)
+                sums.add(model.ranks(prefixes.history(chunk, length), which, target), times)
+            continue
         for start, scores in _scores(model, prefixes, length):
             chunk = slice(start, start + len(scores))
             if mask_seen or known is not None:
@@ -182,6 +190,11 @@ def _scores(model: Model, prefixes: _Prefixes, length: int | None) -> Iterator[t
         if out is None:
             chunk = max(1, SCORES_AT_ONCE // scores.shape[1])
             out = scores.new_empty(chunk, scores.shape[1]) if isinstance(model, SessionKNN) else None
+
+
+def _chunks(prefixes: int) -> Iterator[slice]:
+    for start in range(0, prefixes, PREFIXES_AT_ONCE):
+        yield slice(start, min(start + PREFIXES_AT_ONCE, prefixes))
 
 
 def _output(model: NextItem) -> tuple[Tensor, Tensor]:

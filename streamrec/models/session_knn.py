@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,9 @@ AT_ONCE = 131_072
 
 FINE = 20
 """Bits to which similarities are compared."""
+
+LOOPS = find_spec("numba") is not None
+"""Whether a processor may work in compiled loops, see `streamrec.models.knn_loops`."""
 
 ORDER = 24
 """Bits for the number of a candidate among those in work."""
@@ -74,7 +78,8 @@ class SessionKNN(nn.Module):
             raise ValueError(f"neighbours must be from 1 to sample, got neighbours={neighbours}, sample={sample}")
         windows.check("session", last)
         self.catalog = catalog
-        self.neighbours, self.sample, self.similarity, self.last = neighbours, sample, similarity, last
+        self.neighbours, self.sample, self.last = neighbours, sample, last
+        self.similarity: Literal["cosine", "jaccard", "sum"] = similarity  # "sum" of the weights: V-SKNN
         self.index = SessionIndex(catalog, sessions, length)
         # By row of the session store: number of the running session + 1, 0 = none, and key of the user it belongs to.
         self.register_buffer("running", torch.zeros(0, 2, dtype=torch.int64))
@@ -89,16 +94,53 @@ class SessionKNN(nn.Module):
         At least 0, and 0 for what no neighbour holds. `out` [B, catalog.size] is written to, where it is given: the
         pages of a large new tensor cost as much as the scores in it.
         """
-        query = self._query(history)
         if out is None:
-            out = torch.empty(len(history), self.catalog.size, device=query.item.device)
+            out = torch.empty(len(history), self.catalog.size, device=history.items.device)
+        if self.looped:
+            from streamrec.models import knn_loops  # and numba with it: half a second
+
+            knn_loops.score(*knn_loops.arrays(self, history), out.numpy())
+        else:
+            self._score(history, out)
+        return out if items is None else out.gather(1, items)
+
+    @property
+    def looped(self) -> bool:
+        """Compiled loops do the work, and `ranks` can be asked."""
+        return LOOPS and self.running.is_cpu
+
+    @torch.no_grad()
+    def ranks(self, history: History, row: Tensor, target: Tensor) -> Tensor:
+        """How many catalogue rows but row 0 are not scored below `target` [Q], [Q] float32, without holding all scores.
+
+        Only where the model is `looped`.
+
+        Args:
+            history: B running sessions.
+            row: [Q] int64, which of them is asked about; never falls.
+            target: [Q] int64, catalogue rows.
+
+        Raises:
+            IndexError: the history or the catalogue has no such row.
+        """
+        if len(row) and not 0 <= int(row[0]) <= int(row[-1]) < len(history):
+            raise IndexError(f"expected rows of a history of {len(history)}, got {int(row[0])} to {int(row[-1])}")
+        if len(target) and not 0 <= int(target.min()) <= int(target.max()) < self.catalog.size:
+            raise IndexError(f"expected catalogue rows below {self.catalog.size}, got up to {int(target.max())}")
+        from streamrec.models import knn_loops
+
+        out = torch.empty(len(target))
+        arrays = knn_loops.arrays(self, history)
+        knn_loops.rank(*arrays, self.catalog.size, row.numpy(), target.numpy(), out.numpy())
+        return out
+
+    def _score(self, history: History, out: Tensor) -> None:
+        query, own = self._query(history), self._own(history)
         begin, many = self.index.lists(query.item, self._most(query))
-        own = self._own(history)
         for rows, pairs in _portions(query.row, many.sum(1), len(history)):
             part = query.part(rows, pairs)
             near = self._candidates(part, begin[pairs], many[pairs], own[rows]).newest(self.sample)
             self._vote(near.nearest(self.neighbours), out[rows])
-        return out if items is None else out.gather(1, items)
 
     def _query(self, history: History) -> Query:
         """The distinct items of the running sessions, each at its newest click."""
@@ -152,7 +194,9 @@ class SessionKNN(nn.Module):
         value = (near.similarity * self._discount(near.age)).index_select(0, which)
         each = torch.zeros_like(near.many).index_add_(0, row, many)
         cell = torch.arange(len(out), device=row.device).mul_(out.shape[1]).repeat_interleave(each, output_size=len(at))
-        out.zero_().view(-1).scatter_add_(0, cell.add_(item), self._worth(value, item))
+        factors = self._factors()
+        value = value if factors is None else value * factors.index_select(0, item)
+        out.zero_().view(-1).scatter_add_(0, cell.add_(item), value)
 
     # What V-SKNN does differently.
 
@@ -166,19 +210,21 @@ class SessionKNN(nn.Module):
 
     def _similar(self, shared: Tensor, mine: Tensor, place: Tensor) -> Tensor:
         """Similarity 0 to 1 of sessions that hold a share of the running session, whose distinct items are `mine`."""
+        if self.similarity == "sum":
+            return shared
         theirs = self.index.sets(place)[1]
         common = shared * mine
         if self.similarity == "cosine":
             return common / (mine * theirs).sqrt()
         return common / (mine + theirs - common)
 
-    def _discount(self, age: Tensor) -> Tensor | float:
-        """Factor of a neighbour whose newest common item is `age` [K] clicks old."""
-        return 1.0
+    def _discount(self, age: Tensor) -> Tensor:
+        """Factor [K] float32 of a neighbour whose newest common item is `age` [K] clicks old."""
+        return torch.ones(len(age), device=age.device)
 
-    def _worth(self, value: Tensor, item: Tensor) -> Tensor:
-        """Scores [E] that neighbours with `value` [E] give to `item` [E]."""
-        return value
+    def _factors(self) -> Tensor | None:
+        """[capacity + 1] float32: what a neighbour's value for an item is multiplied by; None = 1 for all."""
+        return None
 
     # --- counting ----------------------------------------------------------------------------------------------
 

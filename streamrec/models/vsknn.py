@@ -59,6 +59,7 @@ class VSKNN(SessionKNN):
         if idf < 0.0:
             raise ValueError(f"idf must be at least 0, got {idf}")
         super().__init__(catalog, neighbours, sample, last=last, sessions=sessions, length=length, device=device)
+        self.similarity = "sum"
         self.weighting, self.discount, self.idf = weighting, discount, idf
 
     def _most(self, query: Query) -> Tensor:
@@ -72,20 +73,16 @@ class VSKNN(SessionKNN):
             return share if self.weighting == "div" else share.square()
         return _slow(self.weighting, age)
 
-    def _similar(self, shared: Tensor, mine: Tensor, place: Tensor) -> Tensor:
-        return shared
-
-    def _discount(self, age: Tensor) -> Tensor | float:
+    def _discount(self, age: Tensor) -> Tensor:
         position = age + 1.0
         if self.discount in ("div", "quadratic"):
             return position.reciprocal() if self.discount == "div" else position.square().reciprocal()
         return _slow(self.discount, position)
 
-    def _worth(self, value: Tensor, item: Tensor) -> Tensor:
-        return value if self.idf == 0.0 else value * self._rarity().index_select(0, item)
-
-    def _rarity(self) -> Tensor:
-        """1 + idf * log(sessions / sessions with the item), [capacity + 1]."""
+    def _factors(self) -> Tensor | None:
+        """1 + idf * log(sessions / sessions with the item)."""
+        if self.idf == 0.0:
+            return None
         index = self.index
         share = index.support.clamp(min=1) / max(min(index.begun, index.capacity), 1)
         return 1.0 - self.idf * share.log()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from math import log, log10, sqrt
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from streamrec.data.sequences import Sequences
+from streamrec.evaluation.next_item import evaluate
 from streamrec.models import session_knn
 from streamrec.models.session_knn import SessionKNN
 from streamrec.models.vsknn import DECAYS, VSKNN
@@ -33,6 +36,17 @@ DISCOUNTS = {
     "div": lambda step: 1 / step,
     "quadratic": lambda step: 1 / step**2,
 }
+
+
+LOOPS = pytest.param(True, marks=pytest.mark.skipif(not session_knn.LOOPS, reason="numba is not installed"))
+
+
+@pytest.fixture(scope="module", autouse=True, params=[False, LOOPS], ids=["tensors", "loops"])
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything holds for both."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_knn, "LOOPS", request.param)
+        yield
 
 
 def flat(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -122,6 +136,57 @@ def test_work_is_cut_into_portions_without_a_trace(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(session_knn, "AT_ONCE", size)
         assert torch.equal(model.score(asked), whole)
     assert (whole[40:] == 0).all()
+
+
+@pytest.mark.skipif(not session_knn.LOOPS, reason="numba is not installed")
+@pytest.mark.parametrize("make", [SessionKNN, VSKNN])
+def test_loops_say_what_tensors_say(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more candidates than are sampled, more of these than neighbours, equal ones, and running sessions known."""
+    generator = torch.Generator().manual_seed(4)
+    items, users = 60, torch.arange(80)
+    past = torch.randint(1, items + 1, (1600, 5), generator=generator)
+    now = torch.randint(1, items + 1, (80, 4), generator=generator)
+    model = make(catalog(items), 50, 150, sessions=1200)
+    model.append(past.flatten(), torch.arange(0, 8001, 5))
+    for step in range(4):
+        model.observe(replace(history(now[:, :step].tolist()), user=users, key=users), now[:, step])
+    asked = replace(history(now.tolist()), user=users, key=users)
+    row, target = torch.arange(80).repeat_interleave(3), torch.randint(1, items + 1, (240,), generator=generator)
+    target[:30] = now[:30, 0]
+
+    monkeypatch.setattr(session_knn, "LOOPS", False)
+    expected = model.score(asked)
+    monkeypatch.setattr(session_knn, "LOOPS", True)
+    found = model.score(asked)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    ranks = (found[row, 1:] >= found[row, target].unsqueeze(1)).sum(1)
+    assert torch.equal(model.ranks(asked, row, target), ranks.float())
+    assert (ranks == items).any(), "a target nobody votes for is behind everything"
+    assert (ranks < 10).any()
+
+
+@pytest.mark.skipif(not session_knn.LOOPS, reason="numba is not installed")
+def test_an_evaluation_in_loops_finds_what_one_with_all_scores_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randint(1, 40, (300, 5), generator=generator)
+    model = VSKNN(catalog(40), 20, 60, idf=1.0)
+    model.append(rows[:200].flatten(), torch.arange(0, 1001, 5))
+    monkeypatch.setattr(session_knn, "LOOPS", False)
+    expected = evaluate(model, Sequences.of(rows[200:].tolist()), ks=(1, 10))
+    monkeypatch.setattr(session_knn, "LOOPS", True)
+    monkeypatch.setattr(model, "score", None)  # is not asked
+    assert evaluate(model, Sequences.of(rows[200:].tolist()), ks=(1, 10)) == pytest.approx(expected)
+
+
+@pytest.mark.skipif(not session_knn.LOOPS, reason="numba is not installed")
+def test_ranks_of_what_is_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_knn, "LOOPS", True)
+    model = VSKNN(catalog(ITEMS), 5, 5)
+    one = torch.tensor([1])
+    with pytest.raises(IndexError, match="expected rows of a history of 1, got 1"):
+        model.ranks(history([[1]]), one, one)
+    with pytest.raises(IndexError, match="expected catalogue rows below 10, got up to 10"):
+        model.ranks(history([[1]]), one * 0, torch.tensor([10]))
 
 
 def test_only_the_running_session_and_its_last_clicks_are_read() -> None:
