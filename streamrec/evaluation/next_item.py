@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from streamrec.data.sequences import Sequences
+from streamrec.evaluation import screened
 from streamrec.models.next_item import CausalEncoder, NextItem
 from streamrec.models.session_knn import SessionKNN
 from streamrec.nn.products import linear
@@ -85,17 +86,13 @@ def evaluate(
     sums = _Sums(ks)
     for part in _parts(sequences):
         prefixes = _Prefixes.of(part.to(device), only_last, known, merge=_PLAIN.issuperset(model.reads))
-        if isinstance(model, SessionKNN) and model.looped and not mask_seen and known is None:
-            for chunk in _chunks(len(prefixes)):
-                which, target, times = prefixes.asked(chunk)
-                sums.add(model.ranks(prefixes.history(chunk, length), which, target), times)
-            continue
-        for start, scores in _scores(model, prefixes, length):
-            chunk = slice(start, start + len(scores))
-            if mask_seen or known is not None:
-                scores = _without(scores, known, prefixes.history(chunk, length).items if mask_seen else None)
-            which, target, times = prefixes.asked(chunk)
-            sums.add(_ranks(scores, which, target), times)
+        all_ranked = not mask_seen and known is None
+        found = _counted(model, prefixes, length) if all_ranked else None
+        hidden = _states(model, prefixes, length) if found is None and type(model) is NextItem else None
+        if hidden is not None and all_ranked:
+            found = _screened(cast(NextItem, model), prefixes, hidden, max(ks))
+        for ranks, times in found or _compared(model, prefixes, length, hidden, mask_seen, known):
+            sums.add(ranks, times)
     return sums.figures()
 
 
@@ -172,9 +169,66 @@ def _numbered(sequences: Sequences) -> Tensor:
     return number
 
 
-def _scores(model: Model, prefixes: _Prefixes, length: int | None) -> Iterator[tuple[int, Tensor]]:
-    """First prefix and scores [b, N] of consecutive prefixes."""
-    hidden = _states(model, prefixes, length) if type(model) is NextItem else None
+Ranked = Iterator[tuple[Tensor, Tensor]]
+"""Ranks [q] of targets and how often each was asked about [q], some questions at a time."""
+
+
+def _counted(model: Model, prefixes: _Prefixes, length: int | None) -> Ranked | None:
+    """Of a model that counts by itself; None = it does not."""
+    if not isinstance(model, SessionKNN) or not model.looped:
+        return None
+
+    def ranked() -> Ranked:
+        for chunk in _chunks(len(prefixes), PREFIXES_AT_ONCE):
+            which, target, times = prefixes.asked(chunk)
+            yield model.ranks(prefixes.history(chunk, length), which, target), times
+
+    return ranked()
+
+
+def _screened(model: NextItem, prefixes: _Prefixes, hidden: Tensor, depth: int) -> Ranked | None:
+    """From products of 8-bit numbers, right up to `depth`; None = from scores."""
+    weight, bias = _output(model)
+    if not screened.available(hidden.numel() * len(bias), hidden):
+        return None
+    if not all(bool(part.isfinite().all()) for part in (weight, bias, hidden)):
+        return None
+    screen = screened.Screen.of(weight, bias)
+
+    def ranked() -> Ranked:
+        for chunk in _chunks(len(prefixes), max(1, SCORES_AT_ONCE // len(bias))):
+            which, target, times = prefixes.asked(chunk)
+            yield screen.ranks(hidden[chunk], which, target, depth), times
+
+    return ranked()
+
+
+def _chunks(prefixes: int, size: int) -> Iterator[slice]:
+    for start in range(0, prefixes, size):
+        yield slice(start, min(start + size, prefixes))
+
+
+def _compared(
+    model: Model,
+    prefixes: _Prefixes,
+    length: int | None,
+    hidden: Tensor | None,
+    mask_seen: bool,
+    known: Tensor | None,
+) -> Ranked:
+    """From the scores of all items."""
+    for start, scores in _scores(model, prefixes, length, hidden):
+        chunk = slice(start, start + len(scores))
+        if mask_seen or known is not None:
+            scores = _without(scores, known, prefixes.history(chunk, length).items if mask_seen else None)
+        which, target, times = prefixes.asked(chunk)
+        yield _ranks(scores, which, target), times
+
+
+def _scores(
+    model: Model, prefixes: _Prefixes, length: int | None, hidden: Tensor | None
+) -> Iterator[tuple[int, Tensor]]:
+    """First prefix and scores [b, N] of consecutive prefixes, whose states are `hidden` [U, D] where that is known."""
     start, chunk = 0, 1  # the first call shows how wide scores are
     out: Tensor | None = None
     while start < len(prefixes):
@@ -190,11 +244,6 @@ def _scores(model: Model, prefixes: _Prefixes, length: int | None) -> Iterator[t
         if out is None:
             chunk = max(1, SCORES_AT_ONCE // scores.shape[1])
             out = scores.new_empty(chunk, scores.shape[1]) if isinstance(model, SessionKNN) else None
-
-
-def _chunks(prefixes: int) -> Iterator[slice]:
-    for start in range(0, prefixes, PREFIXES_AT_ONCE):
-        yield slice(start, min(start + PREFIXES_AT_ONCE, prefixes))
 
 
 def _output(model: NextItem) -> tuple[Tensor, Tensor]:

@@ -7,15 +7,14 @@ accelerators and for who has no numba (`pip install "streamrec[fast]"`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from streamrec.loops import compiled
 from streamrec.models.session_knn import FINE, SessionKNN
 from streamrec.nn.session_index import WIDE
 from streamrec.records import History
@@ -86,16 +85,7 @@ def arrays(model: SessionKNN, history: History) -> tuple[Asked, Index, Rules]:
     )
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any]
-    try:
-        compiled = njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # there is no folder where it may keep what it compiled
-        compiled = njit(nogil=True)(function)
-    return compiled
-
-
-@_compiled
+@compiled()
 def score(asked: Asked, index: Index, rules: Rules, out: Floats) -> None:
     """Put what the neighbours of running sessions give to all items into `out` [R, N]."""
     table, places, keys = _tables(len(index.extent))
@@ -106,7 +96,7 @@ def score(asked: Asked, index: Index, rules: Rules, out: Floats) -> None:
         _vote(places[:n], index, rules, table, out[row], touched)
 
 
-@_compiled
+@compiled()
 def rank(asked: Asked, index: Index, rules: Rules, items: int, row: Ints, target: Ints, out: Floats) -> None:
     """How many of `items` items, row 0 not counted, are not scored below targets.
 
@@ -134,7 +124,7 @@ def rank(asked: Asked, index: Index, rules: Rules, items: int, row: Ints, target
             scores[item] = 0.0
 
 
-@_compiled
+@compiled()
 def _tables(places: int) -> tuple[Any, Ints, Ints]:
     table = np.empty(places, dtype=_CANDIDATE)
     for place in range(places):
@@ -142,7 +132,7 @@ def _tables(places: int) -> tuple[Any, Ints, Ints]:
     return table, np.empty(places, dtype=np.int64), np.empty(places, dtype=np.int64)
 
 
-@_compiled
+@compiled()
 def _nearest(row: int, asked: Asked, index: Index, rules: Rules, table: Any, places: Ints, keys: Ints) -> int:
     """Put the neighbours of a running session in front of `places`; returns how many there are."""
     n: int = _candidates(row, asked, index, table, places)
@@ -167,7 +157,7 @@ def _nearest(row: int, asked: Asked, index: Index, rules: Rules, table: Any, pla
     return n
 
 
-@_compiled
+@compiled()
 def _candidates(row: int, asked: Asked, index: Index, table: Any, places: Ints) -> int:
     """Sum up what sessions share with a running one; returns how many share something."""
     n = 0
@@ -186,7 +176,7 @@ def _candidates(row: int, asked: Asked, index: Index, table: Any, places: Ints) 
     return n
 
 
-@_compiled
+@compiled()
 def _kept(places: Ints, keys: Ints, n: int, bound: int) -> int:
     """Move those of `places` [:n] whose keys are not below `bound` to the front; returns how many there are."""
     kept = 0
@@ -197,7 +187,7 @@ def _kept(places: Ints, keys: Ints, n: int, bound: int) -> int:
     return kept
 
 
-@_compiled
+@compiled()
 def _bound(keys: Ints, most: int, bits: int) -> int:
     """The largest number that `most` of `keys` [n], all different and below 2**bits, are not below."""
     counts = np.empty(1 << _DIGIT, dtype=np.int64)
@@ -219,7 +209,7 @@ def _bound(keys: Ints, most: int, bits: int) -> int:
     return bound
 
 
-@_compiled
+@compiled()
 def _vote(neighbours: Ints, index: Index, rules: Rules, table: Any, scores: Floats, touched: Any) -> int:
     """Add what neighbours give to `scores` [N], zeros so far; `touched` [N] gets the items that have a score.
 
