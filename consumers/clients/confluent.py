@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -225,6 +226,9 @@ class ConfluentReader:
 class ConfluentWriter:
     """See `consumers.clients.seam.Writer`. The library's own threads speak with the broker, without the interpreter.
 
+    One thread of ours alone listens to what became of records: with two, they would be told in another order, and
+    `flush` could return while the other is at the last one.
+
     Args:
         servers: host:port[,host:port].
         settings: how to connect.
@@ -257,6 +261,8 @@ class ConfluentWriter:
         except (KafkaException, TypeError) as error:
             raise ValueError(f"world.client: {settings.redacted(error)}") from None
         self._timeout_s, self._closed = timeout_s, False
+        self._open = 0  # records whose sender has not been told
+        self._told = threading.Condition()
         self._ask(None)
         self._thread = threading.Thread(target=self._listen, name="confluent-delivered", daemon=True)
         self._thread.start()
@@ -271,32 +277,46 @@ class ConfluentWriter:
         done: Done | None = None,
     ) -> None:
         def told(error: Any, message: Any) -> None:
-            if done is not None:
-                done(None if error is None else self._lost(error), -1 if error is not None else message.offset())
+            try:
+                if done is not None:
+                    done(None if error is None else self._lost(error), -1 if error is not None else message.offset())
+            finally:
+                self._count(-1)
 
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
         deadline = time.monotonic() + self._timeout_s
+        self._count(1)
         while True:
             try:
                 self._producer.produce(topic, value, key, on_delivery=told, headers=list(headers), **where)
                 return
             except BufferError as error:  # as many wait as there is room for
                 if time.monotonic() > deadline:
+                    self._count(-1)
                     raise self._lost(error) from None
                 time.sleep(0.01)
             except KafkaException as error:
+                self._count(-1)
                 raise self._lost(error) from None
+
+    def _count(self, records: int) -> None:
+        with self._told:
+            self._open += records
+            if self._open == 0:
+                self._told.notify_all()
 
     def _listen(self) -> None:
         while not self._closed:
             self._producer.poll(0.1)
 
     def flush(self, timeout_s: float) -> None:
-        if self._producer.flush(timeout_s):
-            raise self._lost(f"records still wait after {timeout_s:.0f} s")
+        with self._told:
+            if not self._told.wait_for(lambda: self._open == 0, timeout_s):
+                raise self._lost(f"{self._open} records still wait after {timeout_s:.0f} s")
 
     def close(self, timeout_s: float) -> None:
-        self._producer.flush(timeout_s)
+        with contextlib.suppress(BrokerUnavailable):
+            self.flush(timeout_s)
         self._closed = True
         self._thread.join()
 

@@ -59,6 +59,22 @@ def test_records_arrive_in_order_as_they_were_handed_over(
     ]
 
 
+def test_a_flush_returns_after_the_last_record_was_told(writer: Writer, broker: EmbeddedBroker, topic: str) -> None:
+    create_topics(broker.address, {topic: 1}, ClientSettings())
+    writer.prepare(topic)
+    told: list[int] = []
+
+    def done(error: BaseException | None, at: int) -> None:
+        time.sleep(0.02)
+        told.append(at)
+
+    for number in range(20):
+        writer.send(topic, b"v", done=done)
+        if number % 5 == 4:
+            writer.flush(10.0)
+            assert told == list(range(number + 1))
+
+
 def test_a_key_has_the_same_partition_whoever_writes(writer: Writer, broker: EmbeddedBroker, topic: str) -> None:
     """That of murmur2, which Java's clients use; the numbers are kafka-python's."""
     create_topics(broker.address, {topic: 4}, ClientSettings())
