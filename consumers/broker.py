@@ -14,10 +14,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -27,7 +27,13 @@ from consumers.clients.settings import ClientSettings
 TLS_PATIENCE_S = 5.0
 """How long a server may think about a handshake of TLS."""
 
+_TRIES = 5
+"""How often a question is put to a broker that goes away over it."""
+
 _LEASH = Path(__file__).with_name("leash.py")
+
+
+Answer = TypeVar("Answer")
 
 
 class BrokerUnavailable(RuntimeError):
@@ -157,18 +163,32 @@ def create_topics(address: str, topics: Mapping[str, int], settings: ClientSetti
     Raises:
         BrokerUnavailable: nobody answers at `address`, or the broker refuses.
     """
-    with admin(address, settings) as client:
+
+    def create(client: KafkaAdminClient) -> None:
         known = set(client.list_topics())
         for name, partitions in topics.items():
             if name in known:
                 continue
             options = {"num_partitions": partitions, "replication_factor": -1, "configs": {"retention.ms": "-1"}}
-            try:
-                client.create_topics({name: options}, wait_for_metadata=True)
-            except TopicAlreadyExistsError:
-                continue
-            except KafkaError as error:
-                raise BrokerUnavailable(f"{address} refuses to create the topic {name!r}: {error}") from error
+            create_topic(client, address, name, options)
+
+    ask(address, create, settings)
+
+
+def create_topic(client: KafkaAdminClient, address: str, name: str, options: Mapping[str, Any]) -> None:
+    """Create a topic, unless somebody else just did.
+
+    Raises:
+        BrokerUnavailable: the broker refuses.
+    """
+    try:
+        client.create_topics({name: options}, wait_for_metadata=True)
+    except TopicAlreadyExistsError:
+        return
+    except KafkaError as error:
+        if error.retriable:
+            raise
+        raise BrokerUnavailable(f"{address} refuses to create the topic {name!r}: {error}") from error
 
 
 def cluster_id(address: str, settings: ClientSettings | None = None) -> str:
@@ -177,11 +197,14 @@ def cluster_id(address: str, settings: ClientSettings | None = None) -> str:
     Raises:
         BrokerUnavailable: nobody answers there.
     """
-    with admin(address, settings) as client:
+
+    def identify(client: KafkaAdminClient) -> str:
         try:
             return str(client.describe_cluster()["cluster_id"])
         except KeyError:  # kafka-python 3.0.12 cannot read this answer of a broker before Kafka 3.7
             return str(client._manager.cluster.cluster_id)
+
+    return ask(address, identify, settings)
 
 
 def topic_id(address: str, topic: str, settings: ClientSettings | None = None) -> str:
@@ -190,8 +213,23 @@ def topic_id(address: str, topic: str, settings: ClientSettings | None = None) -
     Raises:
         BrokerUnavailable: nobody answers at `address`.
     """
-    with admin(address, settings) as client:
-        return str(client.describe_topics([topic])[0].get("topic_id", ""))
+    return ask(address, lambda client: str(client.describe_topics([topic])[0].get("topic_id", "")), settings)
+
+
+def ask(address: str, question: Callable[[KafkaAdminClient], Answer], settings: ClientSettings | None = None) -> Answer:
+    """What an admin client says; asked again where the broker goes away meanwhile, as one does that is restarted.
+
+    Raises:
+        BrokerUnavailable: nobody answers at `address`, or not with these settings.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            with admin(address, settings) as client:
+                return question(client)
+        except KafkaError as error:
+            if not (left and error.retriable):
+                raise _unreachable(address, error) from error
+    raise AssertionError
 
 
 def reach(address: str, settings: ClientSettings | None = None, patience_s: float = 3.0) -> None:

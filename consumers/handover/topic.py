@@ -10,10 +10,10 @@ import contextlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from kafka import OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
 
-from consumers.broker import BrokerUnavailable, admin
+from consumers.broker import BrokerUnavailable, ask, create_topic
 from consumers.clients.kafka_python import connect_consumer
 from consumers.clients.settings import ClientSettings
 from consumers.outbox import Outbox
@@ -105,17 +105,14 @@ class StateTopic:
 
 
 def _create(servers: str, name: str, partitions: int, settings: ClientSettings) -> None:
-    with admin(servers, settings) as client:
+    def create(client: KafkaAdminClient) -> int:
         if name not in set(client.list_topics()):
             configs = {"cleanup.policy": "compact"}
             options = {"num_partitions": partitions, "replication_factor": -1, "configs": configs}
-            try:
-                client.create_topics({name: options}, wait_for_metadata=True)
-            except TopicAlreadyExistsError:
-                pass
-            except KafkaError as error:
-                raise BrokerUnavailable(f"{servers} refuses to create the topic {name!r}: {error}") from error
-        there = len(client.describe_topics([name])[0]["partitions"])
+            create_topic(client, servers, name, options)
+        return len(client.describe_topics([name])[0]["partitions"])
+
+    there = ask(servers, create, settings)
     if there != partitions:
         raise BrokerUnavailable(
             f"the topic {name!r} has {there} partitions and the events have {partitions}: state lives where its users' "

@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka.errors import ClusterAuthorizationFailedError, KafkaConnectionError, KafkaError, KafkaTimeoutError
 
-from consumers.broker import BrokerUnavailable, EmbeddedBroker, admin, cluster_id, create_topics, topic_id
+from consumers.broker import BrokerUnavailable, EmbeddedBroker, admin, ask, cluster_id, create_topics, topic_id
 
 pytestmark = pytest.mark.kafka
 
@@ -116,6 +118,27 @@ def test_topics_are_made_once(broker: EmbeddedBroker, topic: str) -> None:
     with admin(broker.address) as client:
         assert len(client.describe_topics([topic])[0]["partitions"]) == 3
     assert topic_id(broker.address, topic) == made
+
+
+def test_a_question_is_put_again_to_a_broker_that_went_away_over_it(broker: EmbeddedBroker) -> None:
+    errors: list[KafkaError] = [KafkaConnectionError("gone"), KafkaTimeoutError("silent")]
+
+    def question(client: KafkaAdminClient) -> list[str]:
+        if errors:
+            raise errors.pop()
+        return list(client.list_topics())
+
+    assert isinstance(ask(broker.address, question), list)
+    assert not errors
+
+
+@pytest.mark.parametrize("error", [KafkaConnectionError("gone"), ClusterAuthorizationFailedError("not you")])
+def test_a_broker_that_never_answers_is_an_error_that_says_so(broker: EmbeddedBroker, error: KafkaError) -> None:
+    def question(client: KafkaAdminClient) -> None:
+        raise error
+
+    with pytest.raises(BrokerUnavailable, match=f"{broker.address}.*{error.args[0]}"):
+        ask(broker.address, question)
 
 
 def test_nobody_there_is_an_error_that_says_what_to_do() -> None:
