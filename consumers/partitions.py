@@ -13,7 +13,7 @@ from consumers.held import Batch, merged
 from consumers.places import Places
 
 _MOMENT_S = 0.005
-"""How long a fetch waits while users are being restored."""
+"""How long a fetch waits while users are being restored, or the end of a partition is not known."""
 
 
 class Partitions:
@@ -58,7 +58,9 @@ class Partitions:
                 return
             if self.over():
                 return
-            self.fetch(patience - waited)
+            # At the end of a log nothing comes; whether this is one, the broker says with the first answer.
+            known = all(self.end(p) is not None for p in self.places.buffers)
+            self.fetch(patience - waited if known else min(patience - waited, _MOMENT_S))
 
     def _gather(self) -> None:
         """Let `gather_s` pass: first comes what was asked for before, then what arrived meanwhile."""
