@@ -20,6 +20,10 @@ from consumers.http.settings import Settings
 DRAIN_S = 20
 """Patience with answers in flight after the first signal."""
 
+KEEP_ALIVE_S = 75
+"""How long an idle connection is kept: longer than load balancers keep theirs (60 s as a rule), or they would send a
+request into one that closes."""
+
 
 class CannotListen(RuntimeError):
     """The address cannot be used; the message says what to do."""
@@ -37,7 +41,7 @@ class Server(uvicorn.Server):
             ws="none",
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=30,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=DRAIN_S,
             h11_max_incomplete_event_size=64 * 1024,
         )

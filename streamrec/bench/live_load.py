@@ -29,6 +29,8 @@ class Connection:
         content = b"" if body is None else json.dumps(body).encode()
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Type: application/json\r\n"
         try:
+            if self._reader is not None and self._reader.at_eof():  # it stood idle for longer than services keep one
+                self.close()
             if self._writer is None:
                 self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
             self._writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)

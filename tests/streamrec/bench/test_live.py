@@ -20,6 +20,7 @@ class Stub:
 
     def __init__(self, say: Callable[[str, str, Any], tuple[int, Any]], slow_s: float = 0.0) -> None:
         self.say, self.slow_s, self.port = say, slow_s, 0
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Stub:
         self._server = await asyncio.start_server(self._serve, HOST, 0)
@@ -30,7 +31,12 @@ class Stub:
         self._server.close()
         await self._server.wait_closed()
 
+    def hang_up(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         try:
             while head := (await reader.readuntil(b"\r\n\r\n")).decode():
                 size = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
@@ -88,6 +94,20 @@ def test_a_time_counts_from_when_a_request_was_due() -> None:
     load = asyncio.run(go())
     assert min(load.times) >= 0.2
     assert len(load.times) > 25, "the load does not wait for answers"
+
+
+def test_a_connection_that_the_service_closed_meanwhile_is_opened_again() -> None:
+    async def go() -> list[int]:
+        async with Stub(lambda method, path, body: (200, {})) as stub:
+            connection = Connection(HOST, stub.port)
+            statuses = [(await connection.call("GET", "/healthz"))[0]]
+            stub.hang_up()
+            await asyncio.sleep(0.1)
+            statuses.append((await connection.call("GET", "/healthz"))[0])
+            connection.close()
+        return statuses
+
+    assert asyncio.run(go()) == [200, 200]
 
 
 def test_nobody_there_is_a_failure_and_no_crash() -> None:
