@@ -22,7 +22,7 @@ FINE = 20
 """Bits to which similarities are compared."""
 
 LOOPS = find_spec("numba") is not None
-"""Whether a processor may work in compiled loops, see `streamrec.models.knn_loops`."""
+"""Whether a processor may work in compiled loops, see `streamrec.nn.knn_loops`."""
 
 ORDER = 24
 """Bits for the number of a candidate among those in work."""
@@ -97,9 +97,9 @@ class SessionKNN(nn.Module):
         if out is None:
             out = torch.empty(len(history), self.catalog.size, device=history.items.device)
         if self.looped:
-            from streamrec.models import knn_loops  # and numba with it: half a second
+            from streamrec.nn import knn_loops  # and numba with it: half a second
 
-            knn_loops.score(*knn_loops.arrays(self, history), out.numpy())
+            knn_loops.score(*knn_loops.arrays(self, history, FINE), out.numpy())
         else:
             self._score(history, out)
         return out if items is None else out.gather(1, items)
@@ -127,10 +127,10 @@ class SessionKNN(nn.Module):
             raise IndexError(f"expected rows of a history of {len(history)}, got {int(row[0])} to {int(row[-1])}")
         if len(target) and not 0 <= int(target.min()) <= int(target.max()) < self.catalog.size:
             raise IndexError(f"expected catalogue rows below {self.catalog.size}, got up to {int(target.max())}")
-        from streamrec.models import knn_loops
+        from streamrec.nn import knn_loops
 
         out = torch.empty(len(target))
-        arrays = knn_loops.arrays(self, history)
+        arrays = knn_loops.arrays(self, history, FINE)
         knn_loops.rank(*arrays, self.catalog.size, row.numpy(), target.numpy(), out.numpy())
         return out
 

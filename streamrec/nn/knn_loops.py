@@ -7,7 +7,7 @@ accelerators and for who has no numba (`pip install "streamrec[fast]"`).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from streamrec.loops import compiled
-from streamrec.models.session_knn import FINE, SessionKNN
 from streamrec.nn.session_index import WIDE
-from streamrec.records import History
+
+if TYPE_CHECKING:
+    from streamrec.models.session_knn import SessionKNN
+    from streamrec.records import History
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -58,11 +60,12 @@ class Rules(NamedTuple):
     sample: int  # newest sessions among which neighbours are looked for
     neighbours: int  # k
     similarity: int  # number in `SIMILARITIES`
+    fine: int  # bits to which similarities are compared
     discount: Floats  # [ages]
     factor: Floats  # [rows], of each item; [1] = the same for all
 
 
-def arrays(model: SessionKNN, history: History) -> tuple[Asked, Index, Rules]:
+def arrays(model: SessionKNN, history: History, fine: int) -> tuple[Asked, Index, Rules]:
     """What the loops need of a model on a processor, and of the running sessions."""
     query, index = model._query(history), model.index
     begin, many = index.lists(query.item, model._most(query))
@@ -81,7 +84,7 @@ def arrays(model: SessionKNN, history: History) -> tuple[Asked, Index, Rules]:
             query.size.numpy(),
         ),
         Index(index.postings.numpy(), index.pool.numpy(), index.extent[: index.held].numpy()),
-        Rules(model.sample, model.neighbours, similarity, discount.numpy(), factors.numpy()),
+        Rules(model.sample, model.neighbours, similarity, fine, discount.numpy(), factors.numpy()),
     )
 
 
@@ -151,9 +154,9 @@ def _nearest(row: int, asked: Asked, index: Index, rules: Rules, table: Any, pla
             table[place].shared = common / other
     if n > rules.neighbours:
         for at in range(n):
-            alike = np.int64(table[places[at]].shared * np.float32((1 << FINE) - 1))
+            alike = np.int64(table[places[at]].shared * np.float32((1 << rules.fine) - 1))
             keys[at] = alike << bits | places[at]
-        n = _kept(places, keys, n, _bound(keys[:n], rules.neighbours, bits + FINE + 1))
+        n = _kept(places, keys, n, _bound(keys[:n], rules.neighbours, bits + rules.fine + 1))
     return n
 
 
