@@ -28,6 +28,8 @@ def examine(bootstrap_servers: str | None = None) -> dict[str, Any]:
         ("threads", _threads),
         ("embedded broker", _broker),
         ("stable-baselines3", lambda: _extra("stable-baselines3", "sb3")),
+        ("confluent-kafka", lambda: _extra("confluent-kafka", "fast")),
+        ("numba", lambda: _extra("numba", "fast")),
         ("disk", _disk),
     ]
     if bootstrap_servers:
