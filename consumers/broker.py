@@ -32,7 +32,6 @@ _TRIES = 5
 
 _LEASH = Path(__file__).with_name("leash.py")
 
-
 Answer = TypeVar("Answer")
 
 
@@ -228,8 +227,8 @@ def ask(address: str, question: Callable[[KafkaAdminClient], Answer], settings: 
                 return question(client)
         except KafkaError as error:
             if not (left and error.retriable):
-                raise _unreachable(address, error) from error
-    raise AssertionError
+                raise _unreachable(address, (settings or ClientSettings()).redacted(error)) from error
+    raise AssertionError("the last try returns or raises")
 
 
 def reach(address: str, settings: ClientSettings | None = None, patience_s: float = 3.0) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from consumers.broker import BrokerUnavailable, admin
+from consumers.broker import BrokerUnavailable, ask
 from consumers.clients.settings import ClientSettings
 from consumers.kafka import connect_consumer
 
@@ -26,11 +26,7 @@ def topics(servers: str, settings: ClientSettings | None = None) -> set[str]:
     Raises:
         BrokerUnavailable: nobody answers at `servers`.
     """
-    with admin(servers, settings) as client:
-        try:
-            return set(client.list_topics())
-        except KafkaError as error:
-            raise BrokerUnavailable(f"{servers} does not tell its topics: {error}") from error
+    return ask(servers, lambda client: set(client.list_topics()), settings)
 
 
 def scan(

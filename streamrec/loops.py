@@ -1,11 +1,15 @@
-"""Loops that numba compiles (the extra `fast`); modules with such loops are imported where they are used."""
+"""Loops that numba compiles, where it is installed (the extra `fast`).
+
+Modules with such loops are imported where they are used: numba takes half a second.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
-from numba import njit
+AVAILABLE = find_spec("numba") is not None
 
 
 def compiled(reassoc: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -14,6 +18,8 @@ def compiled(reassoc: bool = False) -> Callable[[Callable[..., Any]], Callable[.
     Args:
         reassoc: sums may be taken in another order, always the same one.
     """
+    from numba import njit
+
     options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract"} if reassoc else False}
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -140,7 +140,7 @@ class ConfluentReader:
             self._consumer.assign([self._at(p, offset) for p, offset in self._next.items()])
 
     def _chunk(self, partition: int, messages: list[Any]) -> Chunk:
-        offsets = _offsets(messages)
+        offsets = list(map(_MESSAGE.offset, messages))
         self._next[partition] = max(self._next[partition], offsets[-1] + 1)
         stamps = [stamp for _, stamp in map(_MESSAGE.timestamp, messages)]
         return Chunk(offsets, stamps, list(map(_MESSAGE.value, messages)), messages)
@@ -284,19 +284,24 @@ class ConfluentWriter:
                 self._count(-1)
 
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
-        deadline = time.monotonic() + self._timeout_s
         self._count(1)
+        try:
+            self._hand_over(topic, value, key, on_delivery=told, headers=list(headers), **where)
+        except BaseException:
+            self._count(-1)
+            raise
+
+    def _hand_over(self, *record: Any, **more: Any) -> None:
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                self._producer.produce(topic, value, key, on_delivery=told, headers=list(headers), **where)
+                self._producer.produce(*record, **more)
                 return
             except BufferError as error:  # as many wait as there is room for
                 if time.monotonic() > deadline:
-                    self._count(-1)
                     raise self._lost(error) from None
                 time.sleep(0.01)
             except KafkaException as error:
-                self._count(-1)
                 raise self._lost(error) from None
 
     def _count(self, records: int) -> None:
@@ -332,9 +337,3 @@ class ConfluentWriter:
 
     def _lost(self, error: object) -> BrokerUnavailable:
         return BrokerUnavailable(self._settings.redacted(error))
-
-
-def _offsets(messages: Sequence[Any]) -> list[int]:
-    """Of messages of one partition, where offsets only rise: without gaps, the ends say them all."""
-    first, last = messages[0].offset(), messages[-1].offset()
-    return list(range(first, last + 1)) if last - first < len(messages) else list(map(_MESSAGE.offset, messages))

@@ -86,12 +86,7 @@ def evaluate(
     sums = _Sums(ks)
     for part in _parts(sequences):
         prefixes = _Prefixes.of(part.to(device), only_last, known, merge=_PLAIN.issuperset(model.reads))
-        all_ranked = not mask_seen and known is None
-        found = _counted(model, prefixes, length) if all_ranked else None
-        hidden = _states(model, prefixes, length) if found is None and type(model) is NextItem else None
-        if hidden is not None and all_ranked:
-            found = _screened(cast(NextItem, model), prefixes, hidden, max(ks))
-        for ranks, times in found or _compared(model, prefixes, length, hidden, mask_seen, known):
+        for ranks, times in _ranked(model, prefixes, length, max(ks), mask_seen, known):
             sums.add(ranks, times)
     return sums.figures()
 
@@ -173,34 +168,34 @@ Ranked = Iterator[tuple[Tensor, Tensor]]
 """Ranks [q] of targets and how often each was asked about [q], some questions at a time."""
 
 
-def _counted(model: Model, prefixes: _Prefixes, length: int | None) -> Ranked | None:
-    """Of a model that counts by itself; None = it does not."""
-    if not isinstance(model, SessionKNN) or not model.looped:
-        return None
+def _ranked(
+    model: Model, prefixes: _Prefixes, length: int | None, depth: int, mask_seen: bool, known: Tensor | None
+) -> Ranked:
+    """By what is fastest; right up to `depth`."""
+    of_all = not mask_seen and known is None
+    if of_all and isinstance(model, SessionKNN) and model.looped:
+        return _counted(model, prefixes, length)
+    hidden = _states(model, prefixes, length) if type(model) is NextItem else None
+    if of_all and hidden is not None:
+        weight, bias = _output(cast(NextItem, model))
+        finite = all(bool(part.isfinite().all()) for part in (weight, bias, hidden))
+        if finite and screened.available(hidden.numel() * len(bias), hidden):
+            return _screened(screened.Screen.of(weight, bias), prefixes, hidden, depth)
+    return _compared(model, prefixes, length, hidden, mask_seen, known)
 
-    def ranked() -> Ranked:
-        for chunk in _chunks(len(prefixes), PREFIXES_AT_ONCE):
-            which, target, times = prefixes.asked(chunk)
-            yield model.ranks(prefixes.history(chunk, length), which, target), times
 
-    return ranked()
+def _counted(model: SessionKNN, prefixes: _Prefixes, length: int | None) -> Ranked:
+    """Of a model that counts by itself."""
+    for chunk in _chunks(len(prefixes), PREFIXES_AT_ONCE):
+        which, target, times = prefixes.asked(chunk)
+        yield model.ranks(prefixes.history(chunk, length), which, target), times
 
 
-def _screened(model: NextItem, prefixes: _Prefixes, hidden: Tensor, depth: int) -> Ranked | None:
-    """From products of 8-bit numbers, right up to `depth`; None = from scores."""
-    weight, bias = _output(model)
-    if not screened.available(hidden.numel() * len(bias), hidden):
-        return None
-    if not all(bool(part.isfinite().all()) for part in (weight, bias, hidden)):
-        return None
-    screen = screened.Screen.of(weight, bias)
-
-    def ranked() -> Ranked:
-        for chunk in _chunks(len(prefixes), max(1, SCORES_AT_ONCE // len(bias))):
-            which, target, times = prefixes.asked(chunk)
-            yield screen.ranks(hidden[chunk], which, target, depth), times
-
-    return ranked()
+def _screened(screen: screened.Screen, prefixes: _Prefixes, hidden: Tensor, depth: int) -> Ranked:
+    """From products of 8-bit numbers."""
+    for chunk in _chunks(len(prefixes), max(1, SCORES_AT_ONCE // len(screen.bias))):
+        which, target, times = prefixes.asked(chunk)
+        yield screen.ranks(hidden[chunk], which, target, depth), times
 
 
 def _chunks(prefixes: int, size: int) -> Iterator[slice]:

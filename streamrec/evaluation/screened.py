@@ -10,10 +10,11 @@ For processors that multiply 8-bit integers (VNNI), where numba is installed (`p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from streamrec import loops
 
 WORTH = 1 << 33
 """Multiplications and additions of an evaluation from which on it is worth while: a fifth of a second in float32."""
@@ -27,9 +28,10 @@ LEVELS = 127
 
 def available(work: float, hidden: Tensor) -> bool:
     """Whether ranks for so much `work` are had this way, from such states."""
-    if work < WORTH or not hidden.is_cpu or hidden.dtype != torch.float32 or find_spec("numba") is None:
+    if work < WORTH or not hidden.is_cpu or hidden.dtype != torch.float32 or not loops.AVAILABLE:
         return False
-    return torch.cpu._is_vnni_supported()
+    multiplies = getattr(torch.cpu, "_is_vnni_supported", None)  # private names, as is the product's
+    return multiplies is not None and multiplies() and hasattr(torch, "_int_mm")
 
 
 @dataclass

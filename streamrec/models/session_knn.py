@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from streamrec import loops
 from streamrec.catalog import Catalog
 from streamrec.nn import windows
 from streamrec.nn.session_index import SessionIndex, ascending, places, short_spans, spans
@@ -20,9 +20,6 @@ AT_ONCE = 131_072
 
 FINE = 20
 """Bits to which similarities are compared."""
-
-LOOPS = find_spec("numba") is not None
-"""Whether a processor may work in compiled loops, see `streamrec.nn.knn_loops`."""
 
 ORDER = 24
 """Bits for the number of a candidate among those in work."""
@@ -106,8 +103,8 @@ class SessionKNN(nn.Module):
 
     @property
     def looped(self) -> bool:
-        """Compiled loops do the work, and `ranks` can be asked."""
-        return LOOPS and self.running.is_cpu
+        """Compiled loops (`streamrec.nn.knn_loops`) do the work, and `ranks` can be asked."""
+        return loops.AVAILABLE and self.running.is_cpu
 
     @torch.no_grad()
     def ranks(self, history: History, row: Tensor, target: Tensor) -> Tensor:

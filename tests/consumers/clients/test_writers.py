@@ -75,6 +75,14 @@ def test_a_flush_returns_after_the_last_record_was_told(writer: Writer, broker: 
             assert told == list(range(number + 1))
 
 
+def test_what_is_not_taken_is_not_waited_for(writer: Writer, broker: EmbeddedBroker, topic: str) -> None:
+    create_topics(broker.address, {topic: 1}, ClientSettings())
+    writer.prepare(topic)
+    with pytest.raises((TypeError, AssertionError)):
+        writer.send(topic, 7)  # type: ignore[arg-type]
+    writer.flush(5.0)
+
+
 def test_a_key_has_the_same_partition_whoever_writes(writer: Writer, broker: EmbeddedBroker, topic: str) -> None:
     """That of murmur2, which Java's clients use; the numbers are kafka-python's."""
     create_topics(broker.address, {topic: 4}, ClientSettings())

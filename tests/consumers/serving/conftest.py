@@ -123,6 +123,13 @@ async def until(what: Callable[[], object], seconds: float = 180.0) -> None:
         await asyncio.sleep(0.005)
 
 
+async def published(engine: Engine, learner: Learns) -> str:
+    """A new version, once it serves."""
+    version = learner.publish()
+    await until(lambda: engine.registry.serving is not None and engine.registry.serving.version == version)
+    return version
+
+
 def clicks(users: int, items: int, each: int = 6) -> list[wire.Event]:
     """Everybody clicks items in a row, each from another place on."""
     return [

@@ -12,7 +12,7 @@ from consumers.serving.engine import Engine
 from consumers.serving.types import Answer, Ask, BadAsk
 from streamrec.ports import Agent
 from streamrec.records import Transition
-from tests.consumers.serving.conftest import Learns, Stage, clicks, together, until
+from tests.consumers.serving.conftest import Learns, Stage, clicks, published, together, until
 
 pytestmark = pytest.mark.kafka
 
@@ -142,8 +142,7 @@ def test_what_a_shadow_would_have_earned_is_told(stage: Stage) -> None:
     async def work() -> None:
         async with stage.engine() as engine:
             learner = await filled(stage, engine)
-            second = learner.publish()
-            await until(lambda: engine.registry.serving.version == second)  # type: ignore[union-attr]
+            second = await published(engine, learner)
             await engine.shadow("000000000001")
             assert engine.live()["shadow"]["value"] is None
             for user in range(60):
@@ -174,8 +173,7 @@ def test_a_click_that_comes_before_the_shadow_was_asked_counts(stage: Stage, mon
     async def work() -> None:
         async with stage.engine() as engine:
             learner = await filled(stage, engine)
-            second = learner.publish()
-            await until(lambda: engine.registry.serving.version == second)  # type: ignore[union-attr]
+            await published(engine, learner)
             await engine.shadow("000000000001")
             answers = await asyncio.gather(*(engine.recommend(ask(f"u{user}")) for user in range(30)))
             for user, answer in enumerate(answers):

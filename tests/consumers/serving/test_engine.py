@@ -21,7 +21,7 @@ from consumers.serving.types import Ask, BadAsk, ItemInfo, UnknownModel
 from streamrec import checkpoint
 from streamrec.catalog import Catalog
 from streamrec.sessions import SessionStore
-from tests.consumers.serving.conftest import Learns, Stage, clicks, together, until
+from tests.consumers.serving.conftest import Learns, Stage, clicks, published, together, until
 
 pytestmark = pytest.mark.kafka
 
@@ -242,8 +242,7 @@ def test_new_weights_take_over_and_the_chosen_version_stays(stage: Stage) -> Non
             learner = await filled(stage, engine)
             await engine.append(clicks(30, 40))
             learner.read(360)
-            second = learner.publish()
-            await until(lambda: engine.registry.serving.version == second)  # type: ignore[union-attr]
+            second = await published(engine, learner)
             assert (await engine.recommend(ask())).model == second
             info = await engine.rollback()
             assert (info.version, info.state) == ("000000000001", "serving")
@@ -266,8 +265,7 @@ def test_a_shadow_answers_and_shows_nothing(stage: Stage) -> None:
     async def work() -> None:
         async with stage.engine() as engine:
             learner = await filled(stage, engine)
-            second = learner.publish()
-            await until(lambda: engine.registry.serving.version == second)  # type: ignore[union-attr]
+            second = await published(engine, learner)
             await engine.shadow("000000000001")
             for user in range(10):
                 assert (await engine.recommend(ask(f"u{user}"))).model == second
@@ -344,8 +342,7 @@ def test_the_guard_goes_back_when_rewards_fall(stage: Stage) -> None:
                 await until(lambda: engine.follower.counts["decisions"] == closed + len(users))
 
             await live(range(45), clicked=True)
-            second = learner.publish()
-            await until(lambda: engine.registry.serving.version == second)  # type: ignore[union-attr]
+            second = await published(engine, learner)
             await live(range(100, 180), clicked=False)
             await until(lambda: engine.registry.serving.version == "000000000001")  # type: ignore[union-attr]
             bad = next(m for m in engine.models() if m.version == second)
@@ -375,8 +372,7 @@ def test_a_model_that_fails_while_it_answers_gives_way(stage: Stage) -> None:
     async def work() -> None:
         async with stage.engine() as engine:
             learner = await filled(stage, engine)
-            second = learner.publish()
-            await until(lambda: engine.registry.serving.version == second)  # type: ignore[union-attr]
+            await published(engine, learner)
             engine.registry.serving.own.available = torch.zeros(1, dtype=torch.bool)  # type: ignore[union-attr]
             engine.registry.serving._available = torch.zeros(0, dtype=torch.bool)  # type: ignore[union-attr]
             answer = await engine.recommend(ask())

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from streamrec import loops
 from streamrec.data.sequences import Sequences
 from streamrec.evaluation.next_item import evaluate
 from streamrec.models import session_knn
@@ -38,14 +39,14 @@ DISCOUNTS = {
 }
 
 
-LOOPS = pytest.param(True, marks=pytest.mark.skipif(not session_knn.LOOPS, reason="numba is not installed"))
+LOOPS = pytest.param(True, marks=pytest.mark.skipif(not loops.AVAILABLE, reason="numba is not installed"))
 
 
 @pytest.fixture(scope="module", autouse=True, params=[False, LOOPS], ids=["tensors", "loops"])
 def form(request: pytest.FixtureRequest) -> Iterator[None]:
     """Everything holds for both."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_knn, "LOOPS", request.param)
+        patch.setattr(loops, "AVAILABLE", request.param)
         yield
 
 
@@ -138,7 +139,7 @@ def test_work_is_cut_into_portions_without_a_trace(monkeypatch: pytest.MonkeyPat
     assert (whole[40:] == 0).all()
 
 
-@pytest.mark.skipif(not session_knn.LOOPS, reason="numba is not installed")
+@pytest.mark.skipif(not loops.AVAILABLE, reason="numba is not installed")
 @pytest.mark.parametrize("make", [SessionKNN, VSKNN])
 def test_loops_say_what_tensors_say(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With more candidates than are sampled, more of these than neighbours, equal ones, and running sessions known."""
@@ -154,9 +155,9 @@ def test_loops_say_what_tensors_say(make: Any, monkeypatch: pytest.MonkeyPatch) 
     row, target = torch.arange(80).repeat_interleave(3), torch.randint(1, items + 1, (240,), generator=generator)
     target[:30] = now[:30, 0]
 
-    monkeypatch.setattr(session_knn, "LOOPS", False)
+    monkeypatch.setattr(loops, "AVAILABLE", False)
     expected = model.score(asked)
-    monkeypatch.setattr(session_knn, "LOOPS", True)
+    monkeypatch.setattr(loops, "AVAILABLE", True)
     found = model.score(asked)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
     ranks = (found[row, 1:] >= found[row, target].unsqueeze(1)).sum(1)
@@ -165,22 +166,22 @@ def test_loops_say_what_tensors_say(make: Any, monkeypatch: pytest.MonkeyPatch) 
     assert (ranks < 10).any()
 
 
-@pytest.mark.skipif(not session_knn.LOOPS, reason="numba is not installed")
+@pytest.mark.skipif(not loops.AVAILABLE, reason="numba is not installed")
 def test_an_evaluation_in_loops_finds_what_one_with_all_scores_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(5)
     rows = torch.randint(1, 40, (300, 5), generator=generator)
     model = VSKNN(catalog(40), 20, 60, idf=1.0)
     model.append(rows[:200].flatten(), torch.arange(0, 1001, 5))
-    monkeypatch.setattr(session_knn, "LOOPS", False)
+    monkeypatch.setattr(loops, "AVAILABLE", False)
     expected = evaluate(model, Sequences.of(rows[200:].tolist()), ks=(1, 10))
-    monkeypatch.setattr(session_knn, "LOOPS", True)
+    monkeypatch.setattr(loops, "AVAILABLE", True)
     monkeypatch.setattr(model, "score", None)  # is not asked
     assert evaluate(model, Sequences.of(rows[200:].tolist()), ks=(1, 10)) == pytest.approx(expected)
 
 
-@pytest.mark.skipif(not session_knn.LOOPS, reason="numba is not installed")
+@pytest.mark.skipif(not loops.AVAILABLE, reason="numba is not installed")
 def test_ranks_of_what_is_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_knn, "LOOPS", True)
+    monkeypatch.setattr(loops, "AVAILABLE", True)
     model = VSKNN(catalog(ITEMS), 5, 5)
     one = torch.tensor([1])
     with pytest.raises(IndexError, match="expected rows of a history of 1, got 1"):
