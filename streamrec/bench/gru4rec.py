@@ -26,7 +26,7 @@ import torch
 from streamrec.bench import beside, encoders
 from streamrec.build import BadSpec, build
 from streamrec.evaluation.next_item import evaluate
-from streamrec.training.lanes import Lanes, blocks
+from streamrec.training.lanes import FusedLanes, Lanes, blocks
 
 EXPERIMENTS = ("yoochoose-gru4rec", "yoochoose-gru4rec-fast")
 
@@ -89,12 +89,12 @@ class Ours:
         named = {"parameters": self.model.named_parameters(), "net": self.model}
         self.optimiser = build(table["optimiser"], named, job.experiment)
         self.lanes, self.steps = table["epoch"].get("lanes", 32), table["epoch"].get("steps", 1)
-        self.compile = table["epoch"].get("compile", False)
+        self.kind = FusedLanes if table["epoch"].get("compile") else Lanes
         self.steps_done = self._steps()
 
     def _steps(self) -> Iterator[int]:
         while True:
-            trainer = Lanes(self.model, self.sequences, self.optimiser, self.lanes * self.steps, self.compile)
+            trainer = self.kind(self.model, self.sequences, self.optimiser, self.lanes * self.steps)
             for block in blocks(self.sequences, self.lanes, self.steps):
                 trainer.step(block)
                 yield len(block.inputs)

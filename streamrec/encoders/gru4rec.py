@@ -101,7 +101,6 @@ class GRU4Rec(nn.Module):
         generator: Generator | None = None,
         start: Sequence[Tensor] | None = None,
         goes_on: Tensor | None = None,
-        compile: bool = False,
     ) -> list[Tensor]:
         """States of every layer after each of T clicks, each [T, D]; those of the last layer are the encoding.
 
@@ -111,11 +110,10 @@ class GRU4Rec(nn.Module):
             generator: where dropout draws from; None = no dropout.
             start: states of each layer [sizes[0], D] that the rows start from, None = 0. No gradient flows into them.
             goes_on: [T, 1] 0 for clicks that begin a session, 1 for others; None = all 1.
-            compile: see `streamrec.nn.recurrence.gru`.
         """
         x, states = dropout(vectors, self.dropout_embed, generator), []
         for at, layer in enumerate(self.layers):
-            x = layer(x, sizes, self.dropout_hidden, generator, None if start is None else start[at], goes_on, compile)
+            x = layer(x, sizes, self.dropout_hidden, generator, None if start is None else start[at], goes_on)
             states.append(x)
         return states
 
@@ -145,15 +143,14 @@ class Layer(nn.Module):
         generator: Generator | None,
         start: Tensor | None = None,
         goes_on: Tensor | None = None,
-        compile: bool = False,
     ) -> Tensor:
-        """[T, D] -> [T, D]; see `streamrec.nn.recurrence.gru` for `start`, `goes_on` and `compile`."""
+        """[T, D] -> [T, D]; see `streamrec.nn.recurrence.gru` for `start` and `goes_on`."""
         keep = None if generator is None or p == 0.0 else mask(x.shape, p, generator, x.device)
         plain = keep is None and start is None and goes_on is None
         if plain and sizes and sizes[0] <= FEW and x.is_cpu and not torch.is_grad_enabled():
             return self._few(x, sizes)
         gates = affine(x, self.weight_input, self.bias_input)
-        return gru(gates, self.weight_hidden, self.bias_hidden, sizes, keep, start, goes_on, compile)
+        return gru(gates, self.weight_hidden, self.bias_hidden, sizes, keep, start, goes_on)
 
     def _few(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """The same from torch's own recurrence, whose steps begin sooner; ours is the faster one for many rows.

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamrec.nn import fused
-from streamrec.nn.fused import compiled
 from streamrec.parallel import joined, share
 from streamrec.ports import State
 
@@ -34,7 +32,6 @@ class Adagrad:
         momentum: 0 = none.
         eps: added to acc before the root.
         norm: name of a table -> length of its rows, above 0. A row that has not moved yet is as it was.
-        compile: with momentum, each step is one compiled loop (`streamrec.nn.fused`); pays for long training.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -47,18 +44,14 @@ class Adagrad:
         momentum: float = 0.0,
         eps: float = 1e-6,
         norm: Mapping[str, float] | None = None,
-        compile: bool = False,
     ) -> None:
         if learning_rate <= 0.0:
             raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
-        if compile and not momentum:
-            raise ValueError("compile = true is for steps with momentum, which have most to gain: leave it out")
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.eps = eps
-        self.compile = compile
         self.parameters = dict(parameters)
         self.norm = _checked(norm or {}, self.parameters)
         self.acc = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
@@ -94,10 +87,6 @@ class Adagrad:
             self._hold(name, parameter)
 
     def _dense(self, moved: Sequence[tuple[str, Tensor, Tensor]]) -> None:
-        if self.compile and moved:
-            tensors = [(p.data, self.acc[name], self.velocity[name], grad) for name, p, grad in moved]
-            compiled(fused.adagrad)(tensors, self.learning_rate, self.momentum, self.eps)
-            return
         for name, parameter, grad in moved:
             scale = (self.acc[name].addcmul_(grad, grad) + self.eps).rsqrt_()
             if self.momentum:
@@ -112,11 +101,6 @@ class Adagrad:
         if grad.shape[1:] == (1,):  # a vector is treated as such: four times as fast as a table of width 1
             parameter, acc, grad = parameter.view(-1), acc.view(-1), grad.view(-1)
             velocity = None if velocity is None else velocity.view(-1)
-        elif self.compile and len(rows) >= fused.PARTS**2:
-            settings = self.learning_rate, self.momentum, self.eps
-            # `data`: the compiler refuses what a sparse tensor lies behind.
-            compiled(fused.adagrad_rows)(parameter.data, acc, velocity, rows.data, grad.data, *settings)
-            return
         squares = acc.index_select(0, rows).addcmul_(grad, grad)
         acc.index_copy_(0, rows, squares)
         scale = squares.add_(self.eps).rsqrt_()

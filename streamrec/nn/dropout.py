@@ -13,11 +13,19 @@ def mask(shape: torch.Size | tuple[int, ...], p: float, generator: Generator, de
 
     p is rounded to 1 / 65,536: 16 random bits a component are five times as fast as `bernoulli_`.
     """
+    return kept(bits(shape, generator).to(device), p)
+
+
+def bits(shape: torch.Size | tuple[int, ...], generator: Generator) -> Tensor:
+    """16 random bits for each component, `shape` int16 on the generator's device."""
     many = math.prod(shape)
-    bits = torch.empty(many // 4 + 1, dtype=torch.int64, device=generator.device)
-    drawn = bits.random_(-(2**63), None, generator=generator).view(torch.int16)[:many].view(shape)
-    kept = drawn >= min(round(p * 2**16) - 2**15, 2**15 - 1)
-    return kept.to(device).float().mul_(1.0 / (1.0 - p))
+    drawn = torch.empty(many // 4 + 1, dtype=torch.int64, device=generator.device)
+    return drawn.random_(-(2**63), None, generator=generator).view(torch.int16)[:many].view(shape)
+
+
+def kept(bits: Tensor, p: float) -> Tensor:
+    """The multipliers that `bits` stand for, float32."""
+    return (bits >= min(round(p * 2**16) - 2**15, 2**15 - 1)).float().mul_(1.0 / (1.0 - p))
 
 
 def dropout(x: Tensor, p: float, generator: Generator | None) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from streamrec.nn import fused
 from streamrec.nn.products import linear, over_rows, product
 
 
@@ -21,7 +20,6 @@ def gru(
     keep: Tensor | None = None,
     start: Tensor | None = None,
     goes_on: Tensor | None = None,
-    compile: bool = False,
 ) -> Tensor:
     """Hidden states of a GRU (Cho et al. 2014, in the form of cuDNN and `torch.nn.GRU`), [T, H].
 
@@ -39,12 +37,7 @@ def gru(
         keep: [T, H] multipliers of the hidden states (a dropout mask), None = all 1.
         start: [sizes[0], H] states the rows start from, None = 0. No gradient flows into it.
         goes_on: [T, 1] 1 for tokens that go on from the state before, 0 for those that start from 0; None = all 1.
-        compile: a single step that starts from somewhere is two compiled loops (`streamrec.nn.fused`).
     """
-    if compile and start is not None and len(sizes) == 1:
-        before = start if goes_on is None else start * goes_on
-        single: Callable[..., Tensor] = _Step.apply
-        return single(gates, weight, bias, before, keep)
     apply: Callable[..., Tensor] = _Recurrence.apply
     return apply(gates, weight, bias, tuple(sizes), keep, start, goes_on)
 
@@ -124,23 +117,3 @@ class _Recurrence(torch.autograd.Function):
         at_weight, at_bias = over_rows(inner, before), inner.sum(0)
         at_gates = torch.cat([inner[:, : 2 * width], last], dim=1)
         return at_gates, at_weight, at_bias, None, None, None, None
-
-
-class _Step(torch.autograd.Function):
-    """One step; no gradient flows into the states before it."""
-
-    @staticmethod
-    def forward(ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, before: Tensor, keep: Tensor | None) -> Tensor:
-        side = linear(before, weight, bias)
-        # Detached: the compiler looks at `grad`, which tensors inside a graph have not.
-        out, opened = fused.compiled(fused.gru_states)(gates.detach(), side, before, keep)
-        ctx.save_for_backward(opened, side, before, keep)
-        states: Tensor = out
-        return states
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        opened, side, before, keep = ctx.saved_tensors
-        inner, at_gates = fused.compiled(fused.gru_slopes)(grad, opened, side, before, keep)
-        return at_gates, over_rows(inner, before), inner.sum(0), None, None

@@ -15,7 +15,9 @@ from torch import Tensor
 from streamrec.data.sequences import Sequences
 from streamrec.encoders.gru4rec import GRU4Rec
 from streamrec.models.next_item import NextItem
+from streamrec.nn import dropout
 from streamrec.nn.adagrad import Adagrad
+from streamrec.training import fused
 from streamrec.training.batches import run
 from streamrec.training.shared import SharedNegatives
 
@@ -126,19 +128,23 @@ def epoch(
         optimiser: of the model's parameters.
         lanes: sessions side by side, the authors' batch size.
         steps: clicks of each lane in an optimiser step, 1 as the authors.
-        compile: see `SharedNegatives`; `Adagrad` has a setting of the same name.
+        compile: a step is one compiled function, `streamrec.training.fused`: for long training with `steps` = 1, the
+            loss "bpr-max" or "cross-entropy", and an optimiser with momentum and without `norm`.
 
     Returns:
         `loss`: mean over the clicks; `events`: clicks trained on; `steps` of the optimiser; `seconds` of processor
         time.
 
     Raises:
-        ValueError: another encoder or loss, n_sample = None, or `lanes` or `steps` below 1.
+        ValueError: another encoder or loss, n_sample = None, `lanes` or `steps` below 1, or settings that cannot be
+            compiled.
         ArithmeticError: the loss became infinite or no number.
     """
     if lanes < 1 or steps < 1:
         raise ValueError(f"lanes and steps must be at least 1, got lanes={lanes}, steps={steps}")
-    trainer = Lanes(model, sequences, optimiser, lanes * steps, compile)
+    if compile and steps > 1:
+        raise ValueError(f"compile = true is for steps of one click, got steps={steps}")
+    trainer = (FusedLanes if compile else Lanes)(model, sequences, optimiser, lanes * steps)
 
     def step(block: Block) -> tuple[Tensor, int]:
         many = len(block.inputs)
@@ -153,17 +159,15 @@ class Lanes:
     """Steps of session-parallel training; holds the states of the lanes.
 
     Args:
-        model, sequences, optimiser, compile: see `epoch`.
+        model, sequences, optimiser: see `epoch`.
         rows: what the sum of the loss over the clicks of a block is divided by.
     """
 
-    def __init__(
-        self, model: NextItem, sequences: Sequences, optimiser: Adagrad, rows: int, compile: bool = False
-    ) -> None:
+    def __init__(self, model: NextItem, sequences: Sequences, optimiser: Adagrad, rows: int) -> None:
         if not isinstance(model.encoder, GRU4Rec):
             raise ValueError(f"lanes carry the states of a GRU4Rec, got {type(model.encoder).__name__}")
         self.encoder, self.rows = model.encoder, rows
-        self.shared = SharedNegatives(model, sequences, optimiser, compile)
+        self.shared = SharedNegatives(model, sequences, optimiser)
         self.states: list[Tensor] = []  # of each layer [b, D]
 
     def step(self, block: Block) -> Tensor:
@@ -174,12 +178,66 @@ class Lanes:
         if block.kept is not None:
             kept = block.kept.to(device)
             self.states = [state.index_select(0, kept) for state in self.states]
-        encode = partial(self._encode, block.lanes, block.goes_on.to(device))
-        return self.shared.update(block.inputs.to(device), block.targets.to(device), self.rows, encode)
+        return self._train(block.inputs.to(device), block.targets.to(device), block.lanes, block.goes_on.to(device))
+
+    def _train(self, inputs: Tensor, targets: Tensor, lanes: int, goes_on: Tensor) -> Tensor:
+        return self.shared.update(inputs, targets, self.rows, partial(self._encode, lanes, goes_on))
 
     def _encode(self, lanes: int, goes_on: Tensor, vectors: Tensor) -> Tensor:
         sizes = [lanes] * (len(vectors) // lanes)
-        shared = self.shared
-        states = self.encoder.run(vectors, sizes, shared.model.generator, self.states, goes_on, shared.compile)
+        states = self.encoder.run(vectors, sizes, self.shared.model.generator, self.states, goes_on)
         self.states = [state.detach()[-lanes:] for state in states]
         return states[-1]
+
+
+class FusedLanes(Lanes):
+    """The same steps, of one click each, as one compiled function (`streamrec.training.fused`)."""
+
+    def __init__(self, model: NextItem, sequences: Sequences, optimiser: Adagrad, rows: int) -> None:
+        super().__init__(model, sequences, optimiser, rows)
+        if model.objective not in _FUSED:
+            raise ValueError(f"compile = true goes with the losses {', '.join(_FUSED)}, got {model.objective!r}")
+        if not optimiser.momentum or optimiser.norm:
+            raise ValueError(
+                "compile = true goes with an optimiser with momentum and without norm, "
+                f"got momentum={optimiser.momentum}, norm={optimiser.norm}"
+            )
+        self._settings = optimiser.learning_rate, optimiser.momentum, optimiser.eps
+        moved = partial(fused.moved, optimiser)
+        self._tables = moved(self.encoder.items.weight), moved(model.bias)
+        self._layers = [[moved(part) for part in layer.parameters()] for layer in self.encoder.layers]
+
+    def _train(self, inputs: Tensor, targets: Tensor, lanes: int, goes_on: Tensor) -> Tensor:
+        # The compiler makes a function of its own of a size of 1, not worth the seconds at the end of an epoch.
+        return super()._train(inputs, targets, lanes, goes_on) if lanes == 1 else self._fused(inputs, targets, goes_on)
+
+    @torch.no_grad()
+    def _fused(self, inputs: Tensor, targets: Tensor, goes_on: Tensor) -> Tensor:
+        shared, encoder = self.shared, self.encoder
+        columns, objective = shared.columns(inputs, targets), shared.model.objective
+        shape = len(inputs), encoder.dim
+        loss: Tensor
+        loss, self.states = fused.compiled(fused.step)(
+            _FUSED[objective],
+            shared.arguments(columns),
+            self._tables,
+            self._layers,
+            columns,
+            self.states,
+            goes_on,
+            [self._dropped(shape, p) for p in (encoder.dropout_embed, *[encoder.dropout_hidden] * len(self._layers))],
+            self.rows,
+            self._settings,
+            PARTS if len(columns.items) >= PARTS**2 else 1,
+        )
+        return loss
+
+    def _dropped(self, shape: tuple[int, int], p: float) -> tuple[Tensor, float] | None:
+        return (dropout.bits(shape, self.shared.model.generator).to(self.shared.device), p) if p else None
+
+
+PARTS = 8
+"""In which the rows of a table are moved: a quarter of a MiB for 2,000 rows 224 wide."""
+
+_FUSED = {"bpr-max": fused.bpr_max, "cross-entropy": fused.cross_entropy}
+"""Losses that can be compiled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,13 +11,23 @@ from torch import Tensor, nn
 
 from streamrec.data.sequences import Sequences
 from streamrec.models.next_item import NextItem
-from streamrec.nn import fused, merged_columns
+from streamrec.nn import merged_columns
 from streamrec.nn.adagrad import Adagrad
-from streamrec.nn.merged_columns import Slope
 from streamrec.nn.negatives import Frozen
 
 BATCHES_DRAWN = 64
 """Batches of negatives drawn at a time."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a step scores and reads, each item once."""
+
+    items: Tensor  # [C] int64, rising
+    positive: Tensor  # [B] int64, place of each target in `items`
+    read: Tensor  # [T] int64, place of each input in `items`
+    as_target: Tensor  # [C] int64, how many rows have the item for a target
+    as_drawn: Tensor  # [C] int64, how often it was drawn
 
 
 class SharedNegatives:
@@ -29,21 +40,17 @@ class SharedNegatives:
         model: its loss is any but "bce"; its generator draws.
         sequences: what is trained on.
         optimiser: of the model's parameters.
-        compile: the loss is two compiled loops instead of a dozen operations (`streamrec.nn.fused`).
 
     Raises:
-        ValueError: a model without drawn negatives, or a loss that does not go with them or with `compile`.
+        ValueError: a model without drawn negatives, or a loss that does not go with them.
     """
 
-    def __init__(self, model: NextItem, sequences: Sequences, optimiser: Adagrad, compile: bool = False) -> None:
+    def __init__(self, model: NextItem, sequences: Sequences, optimiser: Adagrad) -> None:
         if model.objective == "bce" or model.n_sample is None:
             raise ValueError(
                 "targets and drawn items are shared as negatives: expected a number for n_sample and another loss "
                 f'than "bce", got n_sample={model.n_sample}, loss={model.objective!r}'
             )
-        if compile and model.objective not in _FUSED:
-            raise ValueError(f"compile = true goes with the losses {', '.join(_FUSED)}, got {model.objective!r}")
-        self.compile = compile
         self.model, self.optimiser, self.device = model, optimiser, model.bias.device
         model.popularity.recount(sequences.items.to(self.device))
         self._log_support = model.popularity.support.double().log().float()
@@ -59,20 +66,37 @@ class SharedNegatives:
             rows: what the sum of the loss over the targets is divided by.
             encode: states [B, D] of the vectors [T, D] of `inputs`.
         """
+        columns = self.columns(inputs, targets)
+        vectors = self.model.encoder.items.weight.detach().index_select(0, columns.items).requires_grad_()
+        bias = self.model.bias.detach().view(-1).index_select(0, columns.items).requires_grad_()
+        read = vectors.detach().index_select(0, columns.read).requires_grad_()
+        slope = partial(_SLOPES[self.model.objective], **self.arguments(columns))
+        loss = merged_columns.loss(slope, encode(read), vectors, bias, columns.positive, rows)
+        self.optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        self._descend(columns, (vectors, bias, read))
+        return loss.detach()
+
+    def columns(self, inputs: Tensor, targets: Tensor) -> Columns:
+        """Of a step with `inputs` [T] and `targets` [B]; draws."""
         drawn, own = self._draw(), len(targets)
         items, place = torch.unique(torch.cat([targets, drawn, inputs]), return_inverse=True)
         listed = own + len(drawn)
         as_target = torch.bincount(place[:own], minlength=len(items))
         as_drawn = torch.bincount(place[own:listed], minlength=len(items))
-        vectors = self.model.encoder.items.weight.detach().index_select(0, items).requires_grad_()
-        bias = self.model.bias.detach().view(-1).index_select(0, items).requires_grad_()
-        read = vectors.detach().index_select(0, place[listed:]).requires_grad_()
-        slope = self._slope(items, as_target, as_drawn)
-        loss = merged_columns.loss(slope, encode(read), vectors, bias, place[:own], rows)
-        self.optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        self._descend(items, place[listed:], as_target + as_drawn, (vectors, bias, read))
-        return loss.detach()
+        return Columns(items, place[:own], place[listed:], as_target, as_drawn)
+
+    def arguments(self, columns: Columns) -> dict[str, Tensor | float]:
+        """What the loss in `streamrec.nn.merged_columns` wants to know beside scores and targets, by name."""
+        model = self.model
+        if model.objective == "cross-entropy":
+            log_q = -model.logq * self._log_support.index_select(0, columns.items)
+            mass = columns.as_target * log_q.exp() + columns.as_drawn * (model.sample_alpha * log_q).exp()
+            return {"log_mass": mass.log(), "log_own": log_q}
+        weight = (columns.as_target + columns.as_drawn).float()
+        if model.objective == "bpr-max":
+            return {"weight": weight, "regularisation": model.bpreg, "elu_param": model.elu_param}
+        return {"weight": weight}
 
     def _draw(self) -> Tensor:
         if self._draws is None:
@@ -82,30 +106,16 @@ class SharedNegatives:
             self._drawn = list(self._draws.draw(BATCHES_DRAWN * n, generator).view(BATCHES_DRAWN, n))
         return self._drawn.pop()
 
-    def _slope(self, items: Tensor, as_target: Tensor, as_drawn: Tensor) -> Slope:
-        model = self.model
-        if model.objective == "cross-entropy":
-            log_q = -model.logq * self._log_support.index_select(0, items)
-            mass = as_target * log_q.exp() + as_drawn * (model.sample_alpha * log_q).exp()
-            return partial(self._best(merged_columns.cross_entropy), log_mass=mass.log(), log_own=log_q)
-        weight = (as_target + as_drawn).float()
-        if model.objective == "bpr-max":
-            settings = {"regularisation": model.bpreg, "elu_param": model.elu_param}
-            return partial(self._best(merged_columns.bpr_max), weight=weight, **settings)
-        return partial(_PLAIN[model.objective], weight=weight)
-
-    def _best(self, slope: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-        return fused.compiled(_FUSED[self.model.objective]) if self.compile else slope
-
-    def _descend(self, items: Tensor, read: Tensor, listed: Tensor, leaves: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _descend(self, columns: Columns, leaves: tuple[Tensor, Tensor, Tensor]) -> None:
         at_vectors, at_bias, at_read = (leaf.grad for leaf in leaves)
         assert at_vectors is not None
         assert at_bias is not None
         assert at_read is not None
-        _by_rows(self.model.encoder.items.weight, items, at_vectors.index_add_(0, read, at_read))
+        at_vectors.index_add_(0, columns.read, at_read)
+        _by_rows(self.model.encoder.items.weight, columns.items, at_vectors)
         # An item that was only read has no bias in this step: momentum must not move it.
-        scored = listed.nonzero().squeeze(1)
-        _by_rows(self.model.bias, items[scored], at_bias[scored].unsqueeze(1))
+        scored = (columns.as_target + columns.as_drawn).nonzero().squeeze(1)
+        _by_rows(self.model.bias, columns.items[scored], at_bias[scored].unsqueeze(1))
         self.optimiser.step()
 
 
@@ -116,8 +126,10 @@ def _by_rows(table: nn.Parameter, rows: Tensor, grad: Tensor) -> None:
     )
 
 
-_FUSED = {"bpr-max": fused.bpr_max, "cross-entropy": fused.cross_entropy}
-"""Losses that can be compiled."""
-
-_PLAIN = {"top1": merged_columns.top1, "bpr": merged_columns.bpr, "top1-max": merged_columns.top1_max}
-"""Losses without settings."""
+_SLOPES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "cross-entropy": merged_columns.cross_entropy,
+    "bpr-max": merged_columns.bpr_max,
+    "top1": merged_columns.top1,
+    "bpr": merged_columns.bpr,
+    "top1-max": merged_columns.top1_max,
+}

@@ -23,6 +23,7 @@ from streamrec.encoders.gru4rec import GRU4Rec
 from streamrec.encoders.sasrec import SASRec
 from streamrec.models.next_item import NextItem
 from streamrec.nn.adagrad import Adagrad
+from streamrec.training import fused
 from streamrec.training.lanes import Lanes, blocks, epoch
 from streamrec.training.shared import SharedNegatives
 from tests.histories import catalog
@@ -161,15 +162,15 @@ LOSSES = ["cross-entropy", "bpr-max", "top1", "bpr", "top1-max"]
 
 
 @pytest.mark.parametrize(
-    ("loss", "momentum", "compiled"),
+    ("loss", "momentum", "steps", "compiled"),
     [
-        *((loss, momentum, False) for loss in LOSSES for momentum in (0.0, 0.4)),
-        *(pytest.param(loss, 0.4, True, marks=pytest.mark.slow) for loss in LOSSES[:2]),
+        *((loss, momentum, steps, None) for loss in LOSSES for momentum in (0.0, 0.4) for steps in (1, 3)),
+        *((loss, 0.4, 1, lambda function: function) for loss in LOSSES[:2]),
+        *(pytest.param(loss, 0.4, 1, fused.compiled, marks=pytest.mark.slow) for loss in LOSSES[:2]),
     ],
 )
-@pytest.mark.parametrize("steps", [1, 3])
 def test_an_epoch_equals_the_definition(
-    loss: str, momentum: float, compiled: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+    loss: str, momentum: float, steps: int, compiled: Callable[..., Any] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build(catalog(12), loss=loss)
     plain = Plain(model, ROWS, momentum)
@@ -181,8 +182,9 @@ def test_an_epoch_equals_the_definition(
         return torch.tensor(made[-1])
 
     monkeypatch.setattr(SharedNegatives, "_draw", draw)
-    optimiser = Adagrad(model.named_parameters(), RATE, momentum, compile=compiled)
-    figures = epoch(model, Sequences.of(ROWS), optimiser, 3, steps, compiled)
+    monkeypatch.setattr(fused, "compiled", compiled)
+    optimiser = Adagrad(model.named_parameters(), RATE, momentum)
+    figures = epoch(model, Sequences.of(ROWS), optimiser, 3, steps, compiled is not None)
     together: list[list[tuple[int, int, int, bool]]] = []
     number = 0
     for step in [*walk(ROWS, 3), []]:
@@ -279,6 +281,8 @@ Refused = Callable[[Catalog], tuple[NextItem, dict[str, Any]]]
         (lambda of: (build(of), {"steps": 0}), "steps=0"),
         (lambda of: (build(of, loss="bce"), {}), "bce"),
         (lambda of: (build(of, loss="top1"), {"compile": True}), "cross-entropy, got 'top1'"),
+        (lambda of: (build(of), {"compile": True}), "with momentum"),
+        (lambda of: (build(of), {"compile": True, "steps": 2}), "steps=2"),
         (lambda of: (build(of, n_sample=None), {}), "n_sample=None"),
         (lambda of: (NextItem(SASRec(of, DIM), of), {}), "SASRec"),
     ],
