@@ -249,18 +249,18 @@ class SessionStore:
         self.watermark = max(self.watermark, float(wave.time.max()))
         complete = torch.zeros(len(wave), dtype=torch.bool, device=wave.user.device)
         fresh = torch.ones_like(complete)
-        answers = wave.decision != 0
-        if bool(answers.any()):
-            answers &= self._feedback[wave.kind.long()]
+        answers = ((wave.decision != 0) & self._feedback.index_select(0, wave.kind.int())).nonzero().squeeze(1)
+        if len(answers):
             fresh[answers], complete[answers] = self._mark(wave[answers])
         self._touch(wave)
         self._remember(wave, fresh)
         if self._open is None:
             return None
         leaving = wave.kind == int(Kind.LEAVE)
-        ends = (complete | leaving | (wave.kind == int(Kind.REQUEST))) & (self._open_id[wave.user] != 0)
+        open_id = self._open_id.index_select(0, wave.user)
+        ends = (complete | leaving | (wave.kind == int(Kind.REQUEST))) & (open_id != 0)
         at = torch.nonzero(ends).squeeze(1)
-        return self._close(wave.user[at], wave.time[at], leaving[at], wave.sent[at])
+        return self._close(*(column.index_select(0, at) for column in (wave.user, wave.time, leaving, wave.sent)))
 
     def open(self, shown: Decision, wanted: Decision, history: History, asked: Events) -> None:
         """Wait for the reaction to `shown`, the answer to the requests `asked`."""
@@ -294,13 +294,14 @@ class SessionStore:
 
     def _touch(self, wave: Events) -> None:
         """Notice new sessions and the passing of time, requests included."""
-        user, last = wave.user, self._last[wave.user]
+        user = wave.user
+        last, session = self._last.index_select(0, user), self._session.index_select(0, user)
         self.counts["out_of_order"] += int((wave.time < last).sum())
         named = wave.session != 0
-        cut = torch.where(named, wave.session != self._session[user], wave.time - last > self.gap_s)
-        self._in_session[user] = torch.where(cut, 0, self._in_session[user])
-        self._session[user] = torch.where(named, wave.session, self._session[user])
-        self._last[user] = torch.maximum(last, wave.time)
+        cut = torch.where(named, wave.session != session, wave.time - last > self.gap_s)
+        self._in_session.index_copy_(0, user, self._in_session.index_select(0, user).masked_fill_(cut, 0))
+        self._session.index_copy_(0, user, torch.where(named, wave.session, session))
+        self._last.index_copy_(0, user, torch.maximum(last, wave.time))
         if self._pages.shape[1]:
             self._pages[user[cut]], self._page_kinds[user[cut]] = 0, 0
         if self._context.shape[1] or self._offer.shape[1]:
@@ -319,18 +320,18 @@ class SessionStore:
     def _remember(self, wave: Events, fresh: Tensor) -> None:
         """The rows of `wave` that are `fresh` [B] bool enter the windows."""
         fresh = fresh & (wave.item > 0)
-        at = torch.nonzero(fresh & self._positive[wave.kind.long()]).squeeze(1)
+        at = torch.nonzero(fresh & self._positive.index_select(0, wave.kind.int())).squeeze(1)
         if len(at):
-            user = wave.user[at]
-            _push(self._items, user, wave.item[at])
-            _push(self._kinds, user, wave.kind[at])
-            _push(self._times, user, wave.time[at])
-            self._in_session[user] += 1
+            user = wave.user.index_select(0, at)
+            _push(self._items, user, wave.item.index_select(0, at))
+            _push(self._kinds, user, wave.kind.index_select(0, at))
+            _push(self._times, user, wave.time.index_select(0, at))
+            self._in_session.index_add_(0, user, torch.ones_like(user))
         at = torch.nonzero(fresh & (wave.kind == int(Kind.SKIP))).squeeze(1)
         if len(at):
-            user = wave.user[at]
-            _push(self._skipped, user, wave.item[at])
-            _push(self._skip_times, user, wave.time[at])
+            user = wave.user.index_select(0, at)
+            _push(self._skipped, user, wave.item.index_select(0, at))
+            _push(self._skip_times, user, wave.time.index_select(0, at))
 
     def _mark(self, answers: Events) -> tuple[Tensor, Tensor]:
         """Write reactions into the open decisions. Returns [B] bool: not seen before; [B] bool: all slots answered."""
@@ -339,38 +340,47 @@ class SessionStore:
         if self._open is None:
             self.counts["unknown"] += len(answers)
             return fresh, complete
-        open_id = self._open_id[user]
-        same = (decision == open_id) | (decision == self._open.ticket[user])
-        slate = self._open.shown.slate[user]
-        at = (slate == answers.item.unsqueeze(1)) & (slate > 0)
-        slot = torch.where(answers.slot >= 0, answers.slot, at.int().argmax(1))
-        inside = (slot < slate.shape[1]) & ((answers.slot >= 0) | at.any(1))
-        match = (open_id != 0) & same & inside
-        closed = (decision == self._closed_id[user]) | (decision == self._closed_ticket[user])
-        self.counts["late"] += int((~match & closed).sum())
-        self.counts["unknown"] += int((~match & ~closed).sum())
+        open_id, slate = self._open_id.index_select(0, user), self._open.shown.slate.index_select(0, user)
+        same = (decision == open_id) | (decision == self._open.ticket.index_select(0, user))
+        named = answers.slot >= 0
+        there = (slate == answers.item.unsqueeze(1)) & (slate > 0)
+        slot = torch.where(named, answers.slot, there.int().argmax(1))
+        match = (open_id != 0) & same & (slot < slate.shape[1]) & (named | there.any(1))
+        closed = [column.index_select(0, user) for column in (self._closed_id, self._closed_ticket)]
+        late = ~match & ((decision == closed[0]) | (decision == closed[1]))
+        self.counts["late"] += int(late.sum())
+        self.counts["unknown"] += int((~match & ~late).sum())
 
-        user, slot, kind = user[match], slot[match], answers.kind[match].long()
-        bit = torch.ones_like(kind) << kind
-        again = (self._open.seen[user, slot] & bit) != 0
-        self.counts["duplicate"] += int(again.sum())
-        fresh[match] = ~again
-        user, slot, kind, bit = user[~again], slot[~again], kind[~again], bit[~again]
-        first = self._open.seen[user, slot] == 0
-        silent = self._weights[int(Kind.IMPRESSION)]
-        self._open.seen[user, slot] |= bit
-        self._open.rewards[user, slot] += self._weights[kind] * answers.value[match][~again] - silent * first
-        before = self._open.feedback[user, slot].long()
-        stronger = torch.where(self._strength[kind] > self._strength[before], kind, before)
-        self._open.feedback[user, slot] = stronger.to(torch.int8)
-        complete[match] = self._answered(answers.user[match])
+        at = match.nonzero().squeeze(1)
+        if len(at):
+            user, slot = user.index_select(0, at), slot.index_select(0, at)
+            kind, value = answers.kind.index_select(0, at).long(), answers.value.index_select(0, at)
+            fresh[at] = self._react(user * slate.shape[1] + slot, kind, value)
+            complete[at] = self._answered(user)
         return fresh, complete
+
+    def _react(self, place: Tensor, kind: Tensor, value: Tensor) -> Tensor:
+        """Reactions [B] to slots at `place` [B] int64 of the flattened tables; returns [B] bool: not seen before."""
+        assert self._open is not None
+        seen, rewards, kinds = (t.view(-1) for t in (self._open.seen, self._open.rewards, self._open.feedback))
+        before, bit = seen.index_select(0, place), torch.ones_like(kind) << kind
+        again = (before & bit) != 0
+        self.counts["duplicate"] += int(again.sum())
+        new = (~again).nonzero().squeeze(1)
+        place, kind, before, bit, value = (c.index_select(0, new) for c in (place, kind, before, bit, value))
+        seen.index_copy_(0, place, before | bit)
+        earned = self._weights.index_select(0, kind) * value - self._weights[int(Kind.IMPRESSION)] * (before == 0)
+        rewards.index_add_(0, place, earned)
+        known = kinds.index_select(0, place).long()
+        stronger = self._strength.index_select(0, kind) > self._strength.index_select(0, known)
+        kinds.index_copy_(0, place, torch.where(stronger, kind, known).to(torch.int8))
+        return ~again
 
     def _answered(self, user: Tensor) -> Tensor:
         """[B] bool: every slot that shows something has a reaction."""
         assert self._open is not None
-        reacted = (self._open.seen[user] & ~(1 << int(Kind.IMPRESSION))) != 0
-        return (reacted | (self._open.shown.slate[user] == 0)).all(1)
+        reacted = (self._open.seen.index_select(0, user) & ~(1 << int(Kind.IMPRESSION))) != 0
+        return (reacted | (self._open.shown.slate.index_select(0, user) == 0)).all(1)
 
     def _close(self, rows: Tensor, time: Tensor, done: Tensor, sent: Tensor) -> Transition | None:
         if len(rows) == 0 or self._open is None:

@@ -28,7 +28,7 @@ from streamrec.build import BadSpec, build
 from streamrec.evaluation.next_item import evaluate
 from streamrec.training.lanes import FusedLanes, Lanes, blocks
 
-EXPERIMENTS = ("yoochoose-gru4rec", "yoochoose-gru4rec-fast")
+EXPERIMENTS = ("yoochoose-gru4rec", "yoochoose-gru4rec-compiled", "yoochoose-gru4rec-fast")
 
 TURNS = 6
 
