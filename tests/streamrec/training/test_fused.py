@@ -122,10 +122,17 @@ def test_a_step_of_a_gru_is_the_same(form: Function, dropped: bool) -> None:
     torch.testing.assert_close((at_input, at_side.t() @ before, at_side.sum(0)), (at_gates, at_weight, at_bias))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "device"),
+    [
+        (as_written, "cpu"),
+        pytest.param(fused.compiled, "cpu", marks=pytest.mark.slow),
+        pytest.param(fused.compiled, "cuda", marks=pytest.mark.gpu),
+    ],
+)
 @pytest.mark.parametrize("loss", ["bpr-max", "cross-entropy"])
 def test_epochs_are_the_same_with_layers_and_dropout(
-    form: Function, loss: str, monkeypatch: pytest.MonkeyPatch
+    form: Function, device: str, loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lanes end one after the other, down to a single one, so steps of all sizes are among them."""
     monkeypatch.setattr(fused, "compiled", form)
@@ -134,7 +141,7 @@ def test_epochs_are_the_same_with_layers_and_dropout(
     made = []
     for compile_it in (False, True):
         encoder = GRU4Rec(catalog, dim=8, layers=2, dropout_embed=0.3, dropout_hidden=0.2, seed=1)
-        model = NextItem(encoder, catalog, loss=cast(Objective, loss), n_sample=90)
+        model = NextItem(encoder, catalog, loss=cast(Objective, loss), n_sample=90, device=device)
         optimiser = Adagrad(model.named_parameters(), 0.05, 0.4)
         losses = [epoch(model, sessions, optimiser, lanes=9, compile=compile_it)["loss"] for _ in range(2)]
         made.append((losses, dict(model.state_dict()), optimiser.state_dict()))
