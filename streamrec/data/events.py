@@ -139,7 +139,7 @@ def _resolve(file: Format, columns: Mapping[str, str]) -> dict[str, Expression]:
         if target not in found:
             there = nearest(target, file.names) or (file.names[0] if file.names else "its name")
             example = {"kind": "'click'", "time": f"{there}/1000"}.get(target, there)
-            remedy = f'map it, as in columns={{"{target}": "{example}"}}'
+            remedy = f'map it, as in columns={{"{target}": "{example}"}} or --column "{target}={example}"'
             raise BadLog(file.path, f"expected {no_column(target, file.names)}; {remedy}", column=target)
     for target in ("user", "item", "kind", "session", "slate"):
         if target in found and found[target].constant is None and not found[target].is_column:

@@ -329,7 +329,7 @@ def test_missing_column(tmp_path: Path, suffix: str) -> None:
         read(path)
     assert str(caught.value) == (
         f"{path}, column 'user': expected column 'user', the file has 'user_id', 'item', 'kind', 'time'; did you mean "
-        '\'user_id\'?; map it, as in columns={"user": "user_id"}'
+        '\'user_id\'?; map it, as in columns={"user": "user_id"} or --column "user=user_id"'
     )
 
 
