@@ -20,7 +20,7 @@ from streamrec.nn.adagrad import Adagrad
 from streamrec.training.shared import Columns
 
 Gradient = Callable[..., tuple[Tensor, Tensor]]
-"""scores [B, C], positive [B], arguments -> the sum of a loss over the rows, and its gradient [B, C]."""
+"""scores [B, C], positive [B], `SharedNegatives.arguments` -> the sum of a loss over the rows, its gradient [B, C]."""
 
 Moved = tuple[Tensor, Tensor, Tensor]
 """A parameter, its acc and its velocity (`streamrec.nn.adagrad.Adagrad`)."""
@@ -75,7 +75,7 @@ def step(
 
     Args:
         loss: `bpr_max` or `cross_entropy`.
-        arguments: of `loss`.
+        arguments: of `loss`, see `streamrec.training.shared.SharedNegatives.arguments`.
         tables: item vectors [N, D] and biases [N, 1].
         layers: parameters of each `streamrec.encoders.gru4rec.Layer`: weights [3D, D] and biases [3D] of both sides.
         columns: what is scored and read.
@@ -99,8 +99,7 @@ def step(
     at_vectors = at_scores.t() @ (states[-1] / rows)
     at_read = _times(_backward(layers, tape, keeps, at_scores @ vectors / rows, settings), kept)
     adagrad_rows(table, columns.items, vectors, at_vectors.index_add(0, columns.read, at_read), settings, parts)
-    listed = columns.as_target + columns.as_drawn > 0  # an item that was only read has no bias in this step
-    adagrad_biases(biases, columns.items, at_scores.sum(0) / rows, listed, settings)
+    adagrad_biases(biases, columns.items, at_scores.sum(0) / rows, columns.listed > 0, settings)
     return total / rows, states
 
 

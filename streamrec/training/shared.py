@@ -29,6 +29,11 @@ class Columns:
     as_target: Tensor  # [C] int64, how many rows have the item for a target
     as_drawn: Tensor  # [C] int64, how often it was drawn
 
+    @property
+    def listed(self) -> Tensor:
+        """[C] int64, in how many columns each item stands; 0 = it was only read and has no bias in this step."""
+        return self.as_target + self.as_drawn
+
 
 class SharedNegatives:
     """Trains a model whose item vectors go into the encoder and come out of it, looked up once per step.
@@ -93,7 +98,7 @@ class SharedNegatives:
             log_q = -model.logq * self._log_support.index_select(0, columns.items)
             mass = columns.as_target * log_q.exp() + columns.as_drawn * (model.sample_alpha * log_q).exp()
             return {"log_mass": mass.log(), "log_own": log_q}
-        weight = (columns.as_target + columns.as_drawn).float()
+        weight = columns.listed.float()
         if model.objective == "bpr-max":
             return {"weight": weight, "regularisation": model.bpreg, "elu_param": model.elu_param}
         return {"weight": weight}
@@ -113,8 +118,7 @@ class SharedNegatives:
         assert at_read is not None
         at_vectors.index_add_(0, columns.read, at_read)
         _by_rows(self.model.encoder.items.weight, columns.items, at_vectors)
-        # An item that was only read has no bias in this step: momentum must not move it.
-        scored = (columns.as_target + columns.as_drawn).nonzero().squeeze(1)
+        scored = columns.listed.nonzero().squeeze(1)  # momentum must not move the others
         _by_rows(self.model.bias, columns.items[scored], at_bias[scored].unsqueeze(1))
         self.optimiser.step()
 
